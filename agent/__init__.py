@@ -1,0 +1,1 @@
+"""The agent: one per driver, forwards its tasks and hands it the results."""

@@ -1,0 +1,145 @@
+package org.apache.spark.external
+
+import java.io.{BufferedReader, InputStreamReader}
+import java.net.{InetAddress, ServerSocket}
+import java.nio.charset.StandardCharsets.UTF_8
+import java.security.{MessageDigest, SecureRandom}
+import java.util.Base64
+import java.util.concurrent.TimeUnit
+
+import py4j.GatewayServer
+
+import org.apache.spark.internal.Logging
+
+/**
+ * The agent beside this driver: a Python process, with py4j for control and one loopback
+ * socket for frames, both opened by a token that it gets on its standard input.
+ */
+private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Logging {
+
+  private val loopback = InetAddress.getLoopbackAddress
+  private val token = AgentProcess.newToken()
+  private val listener = new ServerSocket(0, 1, loopback)
+  private val gateway = new GatewayServer.GatewayServerBuilder()
+    .entryPoint(new AgentGateway(pool))
+    .authToken(token)
+    .javaAddress(loopback)
+    .javaPort(0)
+    .build()
+
+  @volatile private var process: Process = _
+  @volatile private var channel: FrameChannel = _
+
+  def start(): Unit = {
+    val python = home.python
+    gateway.start(true)
+    daemon("external-agent-channel")(acceptChannels())
+    daemon("external-agent-process")(keepRunning(python.getPath))
+  }
+
+  /** Nothing is sent while there is no agent: its executors have been removed by then. */
+  def send(frame: Frame): Unit = {
+    val open = channel
+    if (open != null) open.send(frame)
+  }
+
+  /** The agent ends when its channel closes; it says goodbye to the dispatchers first. */
+  def stop(): Unit = {
+    if (channel != null) channel.close()
+    listener.close()
+    val running = process
+    if (running != null && !running.waitFor(AgentProcess.StopSeconds, TimeUnit.SECONDS)) {
+      logWarning("The agent did not end in time and is killed")
+      running.destroyForcibly()
+    }
+    gateway.shutdown()
+  }
+
+  private def keepRunning(python: String): Unit = while (!pool.isStopped) {
+    val exit = runOnce(python)
+    if (!pool.isStopped) {
+      pool.executors.removeAll("the agent of this driver ended")
+      if (exit == AgentProcess.ConfigurationExit) return
+      logWarning(s"The agent ended with exit status $exit and is started again")
+      Thread.sleep(AgentProcess.RestartMs)
+    }
+  }
+
+  private def runOnce(python: String): Int = {
+    val builder = new ProcessBuilder(python, "-m", "agent").directory(home.root)
+      .redirectOutput(ProcessBuilder.Redirect.DISCARD)
+    builder.environment.put("EXTERNAL_SPARK_HOME", home.root.getPath)
+    // The driver's own Python settings are not for the agent's environment.
+    Seq("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP").foreach(builder.environment.remove(_))
+    process = builder.start()
+    val in = process.getOutputStream
+    in.write(s"$token ${gateway.getListeningPort} ${listener.getLocalPort}\n".getBytes(UTF_8))
+    in.flush()
+    val errors = new BufferedReader(new InputStreamReader(process.getErrorStream, UTF_8))
+    val said = Iterator.continually(errors.readLine()).takeWhile(_ != null).toList
+    val exit = process.waitFor()
+    if (exit == AgentProcess.ConfigurationExit) pool.failToStart(said.mkString(" "))
+    else said.foreach(line => logWarning(s"agent: $line"))
+    exit
+  }
+
+  private def acceptChannels(): Unit = while (!pool.isStopped) {
+    val socket = listener.accept()
+    lazy val opened: FrameChannel = new FrameChannel("external-agent", onFrame = first => {
+      if (channel eq opened) pool.executors.take(first)
+      else if (isHello(first)) channel = opened
+      else opened.close()
+    }, onClose = () => if (channel eq opened) channel = null)
+    opened.start(socket)
+  }
+
+  private def isHello(frame: Frame): Boolean = {
+    val shown = new Array[Byte](frame.payload.remaining())
+    frame.payload.duplicate().get(shown)
+    frame.kind == Frame.Hello && MessageDigest.isEqual(shown, token.getBytes(UTF_8))
+  }
+
+  private def daemon(name: String)(body: => Unit): Unit = {
+    val run: Runnable = () => try body catch {
+      case e: Exception => if (!pool.isStopped) pool.failToStart(s"the agent failed: $e")
+    }
+    val thread = new Thread(run, name)
+    thread.setDaemon(true)
+    thread.start()
+  }
+}
+
+private object AgentProcess {
+  /** What our command line exits with when the configuration is wrong. */
+  val ConfigurationExit = 2
+  val StopSeconds = 10L
+  val RestartMs = 500L
+
+  def newToken(): String = {
+    val bytes = new Array[Byte](32)
+    new SecureRandom().nextBytes(bytes)
+    Base64.getUrlEncoder.withoutPadding.encodeToString(bytes)
+  }
+}
+
+/** What the agent may call in this JVM, by py4j. */
+class AgentGateway private[external] (pool: ExternalPool) extends Logging {
+
+  def application(): String = pool.describe()
+
+  def reserveExecutorIds(count: Int): Int = pool.reserveExecutorIds(count)
+
+  def promise(slots: Int): Unit = pool.promise(slots)
+
+  def registerExecutor(id: Int, host: String, port: Int, slots: Int): Unit =
+    pool.executors.register(id, host, port, slots)
+
+  def removeExecutor(id: Int, reason: String, byApplication: Boolean): Unit =
+    pool.executors.remove(id, reason, byApplication)
+
+  def failJobs(reason: String): Unit = pool.failJobs(reason)
+
+  def warn(message: String): Unit = logWarning(message)
+
+  def info(message: String): Unit = logInfo(message)
+}

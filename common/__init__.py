@@ -1,0 +1,1 @@
+"""What agent, dispatcher and worker share."""

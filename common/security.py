@@ -1,0 +1,67 @@
+"""Secrets: the pool token, the embedded Redis's password, and how they are compared."""
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from common.errors import EnvironmentProblem
+from common.settings import Home, Settings
+
+TOKEN_FILE = "pool.token"
+REDIS_FILE = "redis.password"
+TOKEN_VARIABLE = "EXTERNAL_SPARK_POOL_TOKEN"
+# 256 bits, as the standard library's default for tokens.
+TOKEN_BYTES = 32
+
+
+def new_token() -> str:
+    """A fresh random token, safe in URLs and headers."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def same_token(given: str, expected: str) -> bool:
+    """Compares in constant time, so that a wrong token tells nothing of the right one."""
+    return secrets.compare_digest(given.encode(), expected.encode())
+
+
+def pool_token(settings: Settings, home: Home) -> str:
+    """The token of the pool: the environment's, else `pool.token`, else the file's.
+
+    The file is made on first use, with mode 0600.
+
+    Raises:
+        EnvironmentProblem: the file cannot be made or read.
+    """
+    given = os.environ.get(TOKEN_VARIABLE) or settings.pool_token.get_secret_value()
+    return given or _kept_secret(home.conf / TOKEN_FILE)
+
+
+def redis_password(settings: Settings, home: Home) -> SecretStr:
+    """`redis.password`; the embedded Redis has one of its own, made on first use."""
+    if settings.redis_host or settings.redis_password.get_secret_value():
+        return settings.redis_password
+    return SecretStr(_kept_secret(home.conf / REDIS_FILE))
+
+
+def _kept_secret(path: Path) -> str:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and linked into place: whoever comes second reads the first one's.
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(new_token() + "\n")
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return path.read_text().strip()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the secret in {path} cannot be read or made: {error.strerror}",
+            "Make the folder writable, or give the token in common.properties",
+        ) from error

@@ -1,0 +1,1 @@
+"""The dispatcher: knows the workers, and pushes tasks to them."""
