@@ -87,6 +87,10 @@ class Frame(NamedTuple):
         return (self.flags >> 1) or 1
 
     @property
+    def is_status(self) -> bool:
+        return self.kind == Kind.STATUS
+
+    @property
     def barrier(self) -> bool:
         return bool(self.flags & FLAG_BARRIER)
 

@@ -21,8 +21,9 @@ def configure(level: LogLevel, file: Path | None = None) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handler = RotatingFileHandler(file, maxBytes=ROTATE_BYTES, backupCount=ROTATE_FILES)
     logging.basicConfig(level=level.value, handlers=[handler], format="%(message)s", force=True)
-    # Each request of ours would be a line of httpx's.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Each request of ours would be a line of httpx's, and each start one of uvicorn's.
+    for chatty in ("httpx", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -195,16 +195,24 @@ class ExecutorStarted(Message):
     port: int
 
 
+class EndCause(StrEnum):
+    """Why an executor ended, which says what comes next."""
+
+    LOST = "LOST"  # it died or was killed: another may start at once
+    APPLICATION = "APPLICATION"  # its own tasks ended it: the same, and it counts as failure
+    REFUSED = "REFUSED"  # it could not be started: to be tried again later
+    RELEASED = "RELEASED"  # its driver stopped it: none is to follow
+
+
 class ExecutorEnded(Message):
-    """An executor JVM is gone, or could not be started (`refused`)."""
+    """An executor JVM is gone, or could not be started."""
 
     type: Literal["ended"] = "ended"
     stream: str
     application: ApplicationKey
     executor: int
     reason: str
-    refused: bool = False
-    by_application: bool = False
+    cause: EndCause
 
 
 ExecutorChange = Annotated[ExecutorStarted | ExecutorEnded, Field(discriminator="type")]

@@ -1,0 +1,108 @@
+"""The status of the pool: what each dispatcher knows, read and merged."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import httpx
+from pydantic import ValidationError
+
+from common.client import call, new_client
+from common.errors import EnvironmentProblem, RefusedError, UnreachableError
+from common.messages import (
+    ApplicationState,
+    ApplicationStatus,
+    DispatcherStatus,
+    PoolStatus,
+    WorkerState,
+    WorkerStatus,
+)
+from common.registry import Registry
+from common.security import pool_token, redis_password
+from common.settings import Home, Settings
+
+EMBEDDED_REDIS_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the dispatchers said."""
+
+    status: PoolStatus
+    silent: tuple[UnreachableError | RefusedError, ...]
+    """Of each dispatcher that gave no status: why."""
+
+
+async def registered(settings: Settings, home: Home) -> list[str]:
+    """The URLs of the dispatchers in Redis.
+
+    Raises:
+        EnvironmentProblem: Redis does not answer, or refuses the password.
+    """
+    host = settings.redis_host or EMBEDDED_REDIS_HOST
+    password = redis_password(settings, home)
+    registry = Registry(host, settings.redis_port, password, settings.heartbeat)
+    try:
+        return [entry.url for entry in await registry.dispatchers()]
+    except UnreachableError as error:
+        raise EnvironmentProblem(
+            str(error), "Start the pool (sbin/start-all.sh), or set redis.host and redis.port"
+        ) from error
+    finally:
+        await registry.close()
+
+
+async def ask_all(urls: Iterable[str], settings: Settings, home: Home) -> Answers:
+    """The merged status of these dispatchers; one that is silent hides no other."""
+    async with new_client(pool_token(settings, home)) as client:
+        answers = await asyncio.gather(*(_ask(client, url) for url in urls))
+    told = [answer for answer in answers if isinstance(answer, PoolStatus)]
+    silent = tuple(answer for answer in answers if not isinstance(answer, PoolStatus))
+    return Answers(merged(told), silent)
+
+
+async def _ask(
+    client: httpx.AsyncClient, url: str
+) -> PoolStatus | UnreachableError | RefusedError:
+    try:
+        return PoolStatus.model_validate_json(await call(client, "GET", f"{url}/status"))
+    except (UnreachableError, RefusedError) as error:
+        return error
+    except ValidationError:
+        return RefusedError(f"{url}/status", 200, "no status of ours; is that a dispatcher?")
+
+
+def merged(parts: Iterable[PoolStatus]) -> PoolStatus:
+    """One status of several: each worker once, and each application once, with its sums."""
+    dispatchers: dict[str, DispatcherStatus] = {}
+    workers: dict[str, WorkerStatus] = {}
+    apps: dict[str, ApplicationStatus] = {}
+    for part in parts:
+        dispatchers |= {dispatcher.id: dispatcher for dispatcher in part.dispatchers}
+        for worker in part.workers:
+            # One that moved is attached here, and lost or gone where it was before.
+            if worker.id not in workers or worker.state is WorkerState.ATTACHED:
+                workers[worker.id] = worker
+        for app in part.apps:
+            apps[app.key] = _added(apps[app.key], app) if app.key in apps else app
+    return PoolStatus(
+        dispatchers=tuple(dispatchers.values()),
+        workers=tuple(workers.values()),
+        apps=tuple(apps.values()),
+    )
+
+
+def _added(one: ApplicationStatus, other: ApplicationStatus) -> ApplicationStatus:
+    states = (one.state, other.state)
+    # The enum's order is not its rank: what runs anywhere runs.
+    rank = (ApplicationState.RUNNING, ApplicationState.WAITING, ApplicationState.FINISHED)
+    return one.model_copy(
+        update={
+            "state": min(states, key=rank.index),
+            "running": one.running + other.running,
+            "queued": one.queued + other.queued,
+            "done": one.done + other.done,
+            "failed": one.failed + other.failed,
+            "refused": one.refused | other.refused,
+        }
+    )

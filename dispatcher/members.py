@@ -1,0 +1,133 @@
+"""What a dispatcher knows: workers, applications, and the executors between them."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from common.frames import Kind, encode
+from common.messages import (
+    AgentEvent,
+    Application,
+    ApplicationCounts,
+    ApplicationState,
+    ApplicationStatus,
+    WorkerCommand,
+    WorkerHello,
+    WorkerReport,
+    WorkerState,
+    WorkerStatus,
+)
+from common.outbox import Outbox
+from common.security import new_token
+
+
+class ExecutorState(StrEnum):
+    """The life of an executor, as its dispatcher sees it."""
+
+    STARTING = "STARTING"  # the worker was asked for it
+    READY = "READY"  # it takes tasks
+    STOPPING = "STOPPING"  # the application is over; its JVM is on its way out
+
+
+@dataclass(eq=False)
+class Worker:
+    """One attached worker and the stream to it."""
+
+    hello: WorkerHello
+    stream: str = field(default_factory=new_token)
+    outbox: Outbox = field(default_factory=Outbox)
+    state: WorkerState = WorkerState.ATTACHED
+    report: WorkerReport | None = None
+    reports: int = 0
+    executors: dict[tuple[str, int], "Executor"] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.hello.id
+
+    @property
+    def load(self) -> float:
+        """Busy slots over slots."""
+        return (self.report.slots_busy if self.report else 0) / self.hello.slots
+
+    def tell(self, command: WorkerCommand) -> None:
+        self.outbox.put(encode(Kind.CONTROL, command.model_dump_json().encode()))
+
+    def status(self, dispatcher: str) -> WorkerStatus:
+        hello, report = self.hello, self.report
+        names = {executor.app.application.id for executor in self.executors.values()}
+        return WorkerStatus(
+            id=self.id,
+            host=hello.host,
+            pid=hello.pid,
+            dispatcher=dispatcher,
+            state=self.state,
+            slots=hello.slots,
+            slots_busy=report.slots_busy if report else 0,
+            tasks_done=report.tasks_done if report else 0,
+            tasks_failed=report.tasks_failed if report else 0,
+            tasks_moved=report.tasks_moved if report else 0,
+            apps=tuple(sorted(names)),
+            sparks=hello.sparks,
+            pythons=hello.pythons,
+            memory_mb=hello.memory_mb,
+        )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a worker does not serve an application, and when to ask again (loop time, seconds)."""
+
+    reason: str
+    retry_at: float | None
+
+
+@dataclass(eq=False)
+class ServedApplication:
+    """One application and the event stream to its agent."""
+
+    application: Application
+    next_executor: int
+    stream: str = field(default_factory=new_token)
+    events: Outbox = field(default_factory=Outbox)
+    state: ApplicationState = ApplicationState.WAITING
+    executors: dict[int, "Executor"] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    counts: dict[str, ApplicationCounts] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.application.key
+
+    @property
+    def slots(self) -> int:
+        """Slots of the executors that serve it, or are about to."""
+        return sum(executor.slots for executor in self.executors.values())
+
+    def tell(self, event: AgentEvent) -> None:
+        self.events.put(encode(Kind.CONTROL, event.model_dump_json().encode()))
+
+    def status(self) -> ApplicationStatus:
+        application, counts = self.application, self.counts.values()
+        return ApplicationStatus(
+            id=application.id,
+            key=application.key,
+            name=application.name,
+            user=application.user,
+            state=self.state,
+            running=sum(count.running for count in counts),
+            queued=sum(count.queued for count in counts),
+            done=sum(count.done for count in counts),
+            failed=sum(count.failed for count in counts),
+            refused={worker: refusal.reason for worker, refusal in self.refusals.items()},
+        )
+
+
+@dataclass(eq=False)
+class Executor:
+    """One application on one worker."""
+
+    id: int
+    app: ServedApplication
+    worker: Worker
+    slots: int
+    state: ExecutorState = ExecutorState.STARTING

@@ -1,0 +1,184 @@
+"""The worker's place at a dispatcher: the stream it takes tasks from, and its reports."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from common.client import CALL_TIMEOUT_S, ask, call, check
+from common.errors import FrameError, RefusedError, UnreachableError
+from common.frames import Frame, FrameDecoder, Kind
+from common.logs import get_logger
+from common.messages import (
+    WORKER_COMMAND,
+    EndCause,
+    ExecutorEnded,
+    ExecutorStarted,
+    SendReport,
+    StartExecutor,
+    StopExecutor,
+    WorkerHello,
+    WorkerReport,
+    WorkerWelcome,
+)
+from worker.runtime import Runtime
+
+log = get_logger(__name__)
+RETRY_S = 1.0
+# Three reports a heartbeat: one may be late without the worker being given up.
+REPORTS_PER_HEARTBEAT = 3
+
+
+class Attachment:
+    """Attaches to one of the dispatchers, again and again, and serves it while it lasts.
+
+    Args:
+        hello: builds what the worker says of itself.
+        urls: the dispatchers to try, in turn.
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        hello: Callable[[], WorkerHello],
+        urls: Sequence[str],
+        max_frame_bytes: int,
+    ) -> None:
+        self._client = client
+        self._hello = hello
+        self._urls = urls
+        self._max_frame_bytes = max_frame_bytes
+        self._home = ""
+        self._welcome: WorkerWelcome | None = None
+        self._reporting = asyncio.Lock()
+
+    @property
+    def dispatcher(self) -> str:
+        """URL of the dispatcher that this worker is attached to, empty while there is none."""
+        return self._home.rpartition("/workers/")[0] if self._welcome else ""
+
+    async def run(self, runtime: Runtime) -> None:
+        """Serves dispatchers until cancelled."""
+        told = ""
+        while True:
+            for url in self._urls:
+                try:
+                    await self._serve(url, runtime)
+                except (UnreachableError, RefusedError, FrameError, httpx.HTTPError) as error:
+                    problem = str(error) or type(error).__name__
+                    if problem != told:
+                        log.warning("dispatcher.lost", dispatcher=url, reason=problem)
+                    told = problem
+                finally:
+                    self._welcome = None
+                # Whoever lost us has given up our executors, and their tasks run elsewhere.
+                await runtime.stop_all()
+            await asyncio.sleep(RETRY_S)
+
+    async def leave(self) -> None:
+        """Says goodbye, so that nobody waits for this worker."""
+        if self._welcome is not None:
+            with suppress(UnreachableError, RefusedError):
+                await call(self._client, "DELETE", f"{self._home}?stream={self._welcome.stream}")
+
+    async def started(self, command: StartExecutor, port: int) -> None:
+        await self._tell(
+            "executors",
+            lambda stream: ExecutorStarted(
+                stream=stream,
+                application=command.application.key,
+                executor=command.executor,
+                port=port,
+            ),
+        )
+
+    async def ended(self, command: StartExecutor, reason: str, cause: EndCause) -> None:
+        await self._tell(
+            "executors",
+            lambda stream: ExecutorEnded(
+                stream=stream,
+                application=command.application.key,
+                executor=command.executor,
+                reason=reason,
+                cause=cause,
+            ),
+        )
+
+    async def report(self, runtime: Runtime) -> None:
+        async with self._reporting:
+            await self._tell(
+                "report",
+                lambda stream: WorkerReport(
+                    stream=stream,
+                    slots_busy=runtime.slots_busy,
+                    tasks_done=runtime.tasks_done,
+                    tasks_failed=runtime.tasks_failed,
+                    tasks_moved=0,
+                    applications=runtime.counts(),
+                ),
+            )
+
+    async def _tell(self, what: str, message: Callable[[str], BaseModel]) -> None:
+        """Tells the dispatcher; when it is gone the stream breaks, which says the same."""
+        if self._welcome is None:
+            return
+        try:
+            await call(
+                self._client, "POST", f"{self._home}/{what}", message(self._welcome.stream)
+            )
+        except (UnreachableError, RefusedError) as error:
+            log.warning("dispatcher.untold", what=what, reason=str(error))
+
+    async def _serve(self, url: str, runtime: Runtime) -> None:
+        hello = self._hello()
+        self._home = f"{url}/workers/{hello.id}"
+        self._welcome = await ask(self._client, "POST", f"{url}/workers", hello, WorkerWelcome)
+        log.info("dispatcher.attached", dispatcher=url)
+        interval_s = self._welcome.heartbeat_s / REPORTS_PER_HEARTBEAT
+        reports = asyncio.create_task(self._keep_reporting(runtime, interval_s))
+        try:
+            async for frame in self._frames(self._welcome):
+                self._take(frame, runtime)
+        finally:
+            reports.cancel()
+
+    async def _keep_reporting(self, runtime: Runtime, interval_s: float) -> None:
+        while True:
+            await self.report(runtime)
+            await asyncio.sleep(interval_s)
+
+    async def _frames(self, welcome: WorkerWelcome) -> AsyncIterator[Frame]:
+        """What the dispatcher pushes; its pings must come within a heartbeat."""
+        url = f"{self._home}/stream?stream={welcome.stream}"
+        timeout = httpx.Timeout(CALL_TIMEOUT_S, read=welcome.heartbeat_s)
+        decoder = FrameDecoder(self._max_frame_bytes)
+        async with self._client.stream("GET", url, timeout=timeout) as response:
+            if response.is_error:
+                await response.aread()
+                check(response, url)
+            async for chunk in response.aiter_raw():
+                for frame in decoder.feed(chunk):
+                    yield frame
+        raise UnreachableError(url, "the stream ended")
+
+    def _take(self, frame: Frame, runtime: Runtime) -> None:
+        if frame.kind == Kind.CONTROL:
+            self._obey(frame, runtime)
+        elif frame.kind != Kind.PING:
+            runtime.take(frame)
+
+    def _obey(self, frame: Frame, runtime: Runtime) -> None:
+        try:
+            command = WORKER_COMMAND.validate_json(frame.payload)
+        except ValidationError as error:
+            log.error("dispatcher.malformed", reason=str(error))
+            return
+        match command:
+            case StartExecutor():
+                runtime.start(command)
+            case StopExecutor():
+                runtime.stop(command)
+            case SendReport():
+                asyncio.create_task(self.report(runtime))  # noqa: RUF006 - short, ends by itself

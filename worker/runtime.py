@@ -1,0 +1,218 @@
+"""The executor JVMs of a worker: one for each application it serves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.executor import APPLICATION_EXITS, ExecutorFailedToStart, ExecutorPlan, ExecutorProcess
+from common.frames import FINAL_STATES, Frame, Kind, TaskState
+from common.logs import get_logger
+from common.messages import (
+    ApplicationCounts,
+    EndCause,
+    StartExecutor,
+    StopExecutor,
+)
+from common.settings import Home
+from common.shim import shim_jar
+from common.spark import SparkHome
+from worker.results import ResultStream
+from worker.slots import Owner, SlotGate
+
+log = get_logger(__name__)
+# What a dead executor had already finished may take this long to reach the driver.
+FLUSH_S = 1.0
+
+Started = Callable[[StartExecutor, int], Awaitable[None]]
+Ended = Callable[[StartExecutor, str, EndCause], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Lent:
+    """What this worker lends."""
+
+    id: str
+    host: str
+    slots: int
+    memory_mb: int
+    java: Path
+    sparks: dict[str, SparkHome]
+    pythons: dict[str, str]
+    max_frame_bytes: int
+
+
+@dataclass(eq=False)
+class RunningExecutor:
+    """One executor JVM and its results' way back."""
+
+    command: StartExecutor
+    process: ExecutorProcess
+    results: ResultStream
+    done: int = 0
+    failed: int = 0
+    stopping: bool = False
+    life: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def owner(self) -> Owner:
+        return int(self.command.application.key, 16), self.command.executor
+
+
+class Runtime:
+    """Starts and ends executors, and carries frames between them and the streams.
+
+    Args:
+        started: told the block manager's port when an executor takes tasks.
+        ended: told when one is gone, after the last of its results was sent.
+    """
+
+    def __init__(self, lent: Lent, home: Home, started: Started, ended: Ended) -> None:
+        self._lent = lent
+        self._home = home
+        self._started = started
+        self._ended = ended
+        self._executors: dict[Owner, RunningExecutor] = {}
+        self._gate = SlotGate(lent.slots, self._launch)
+        self.tasks_done = 0
+        self.tasks_failed = 0
+
+    @property
+    def slots_busy(self) -> int:
+        return self._gate.busy
+
+    def counts(self) -> dict[str, ApplicationCounts]:
+        """By application key; an application has one executor here at a time."""
+        counts = {}
+        for owner, executor in self._executors.items():
+            running, queued = self._gate.counts(owner)
+            counts[executor.command.application.key] = ApplicationCounts(
+                running=running, queued=queued, done=executor.done, failed=executor.failed
+            )
+        return counts
+
+    def start(self, command: StartExecutor) -> None:
+        """Begins to start an executor. The same command twice starts one."""
+        app = command.application
+        owner = int(app.key, 16), command.executor
+        if owner in self._executors:
+            return
+        process = ExecutorProcess(self._plan(command), lambda frames: self._collect(owner, frames))
+        results = ResultStream(app.results_url, app.results_token, command.executor)
+        executor = RunningExecutor(command, process, results)
+        refusal = self._no_room(command)
+        self._executors[owner] = executor
+        executor.life = asyncio.create_task(self._live(executor, refusal))
+
+    def stop(self, command: StopExecutor) -> None:
+        executor = self._executors.get((int(command.application, 16), command.executor))
+        if executor is not None:
+            self._begin_stop(executor)
+
+    async def stop_all(self) -> None:
+        """Ends every executor and waits for it."""
+        executors = list(self._executors.values())
+        for executor in executors:
+            self._begin_stop(executor)
+        await asyncio.gather(*(e.life for e in executors if e.life), return_exceptions=True)
+
+    def take(self, frame: Frame) -> None:
+        """A frame of a driver; one for an executor that is gone is dropped."""
+        executor = self._executors.get((frame.app, frame.executor))
+        if executor is None:
+            return
+        match frame.kind:
+            case Kind.LAUNCH:
+                self._gate.offer(frame)
+            case Kind.MESSAGE:
+                # A kill must not overtake the launch of its task.
+                self._gate.hurry(executor.owner, frame.task)
+                executor.process.send(frame.raw)
+            case Kind.ACK:
+                executor.results.acknowledge(frame.sequence)
+
+    def _launch(self, frame: Frame) -> None:
+        self._executors[frame.app, frame.executor].process.send(frame.raw)
+
+    def _collect(self, owner: Owner, frames: list[Frame]) -> None:
+        executor = self._executors[owner]
+        for frame in frames:
+            if frame.kind == Kind.STATUS and frame.state in FINAL_STATES:
+                self._count(executor, frame.state)
+                self._gate.finish(owner, frame.task)
+            executor.results.put(frame)
+
+    def _count(self, executor: RunningExecutor, state: int) -> None:
+        if state == TaskState.FINISHED:
+            executor.done += 1
+            self.tasks_done += 1
+        elif state == TaskState.FAILED:
+            executor.failed += 1
+            self.tasks_failed += 1
+
+    async def _live(self, executor: RunningExecutor, refusal: str | None) -> None:
+        """The life of one executor, from its start to the word that it has ended."""
+        command, sending = executor.command, asyncio.create_task(executor.results.run())
+        ids = {"app": command.application.id, "executor": command.executor}
+        try:
+            if refusal is not None:
+                reason, cause = refusal, EndCause.REFUSED
+            else:
+                reason, cause = await self._run(executor)
+        except ExecutorFailedToStart as error:
+            reason, cause = str(error), EndCause.REFUSED
+        executor.results.close()
+        await asyncio.wait({sending}, timeout=FLUSH_S)
+        sending.cancel()
+        self._gate.drop(executor.owner)
+        del self._executors[executor.owner]
+        log.info("executor.ended", **ids, reason=reason, cause=cause)
+        await self._ended(command, reason, cause)
+
+    async def _run(self, executor: RunningExecutor) -> tuple[str, EndCause]:
+        port = await executor.process.start()
+        if executor.stopping:
+            # The word to stop came while there was no JVM yet to be told.
+            await executor.process.stop()
+        else:
+            await self._started(executor.command, port)
+        code = await executor.process.ended()
+        reason = f"the executor ended with exit status {code}; see {executor.process.log_file}"
+        if executor.stopping:
+            return "it was stopped", EndCause.RELEASED
+        if code == 0:
+            return "its driver stopped it", EndCause.RELEASED
+        return reason, EndCause.APPLICATION if code in APPLICATION_EXITS else EndCause.LOST
+
+    def _begin_stop(self, executor: RunningExecutor) -> None:
+        if not executor.stopping:
+            executor.stopping = True
+            asyncio.create_task(executor.process.stop())  # noqa: RUF006 - `_live` waits for it
+
+    def _no_room(self, command: StartExecutor) -> str | None:
+        taken = sum(e.command.application.executor.total_mb for e in self._executors.values())
+        wanted = command.application.executor.total_mb
+        if taken + wanted <= self._lent.memory_mb:
+            return None
+        return (
+            f"an executor takes {wanted} MB and of {self._lent.memory_mb} MB lent "
+            f"{taken} MB are taken by other applications"
+        )
+
+    def _plan(self, command: StartExecutor) -> ExecutorPlan:
+        lent, app = self._lent, command.application
+        spark = lent.sparks[app.spark]
+        name = f"{app.key}-{command.executor}"
+        return ExecutorPlan(
+            application=app,
+            executor=command.executor,
+            host=lent.host,
+            slots=command.slots,
+            java=lent.java,
+            spark_home=spark.root,
+            jar=shim_jar(spark, self._home.jars),
+            scratch=self._home.tmp / "executors" / lent.id / name,
+            logs=self._home.logs / "executors" / app.id / str(command.executor),
+            pythons=lent.pythons,
+            max_frame_bytes=lent.max_frame_bytes,
+        )
