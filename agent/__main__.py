@@ -11,7 +11,7 @@ async def run() -> None:
     address = DriverAddress.from_stdin()
     home = Home.from_environment()
     settings = Settings.load(home.conf)
-    configure(settings.log_level, home.logs / "agent.log")
+    configure(settings.log_level)
     await AgentService(settings, home, address).run()
 
 

@@ -41,17 +41,14 @@ class Emptiness:
         await self._act(now, f"The pool has been empty for {now - self._since:.0f} s: {why}")
 
     async def _act(self, now: float, situation: str) -> None:
-        match self._settings.reschedule_fallback:
-            case Fallback.INTERNAL:
-                await self._remind(now, f"{situation}. The job runs on this machine meanwhile")
-                await self._start_inside()
-            case Fallback.FAIL:
-                await self._driver.fail_jobs(f"{situation} (reschedule.fallback=fail)")
-            case Fallback.WAIT:
-                await self._remind(now, f"{situation}. The job waits")
-
-    async def _remind(self, now: float, message: str) -> None:
-        if now - self._reminded >= REMIND_S:
+        policy = self._settings.reschedule_fallback
+        if policy is Fallback.FAIL:
+            await self._driver.fail_jobs(f"{situation} (reschedule.fallback=fail)")
+        elif now - self._reminded >= REMIND_S:
             self._reminded = now
-            log.warning("pool.empty", reason=message)
-            await self._driver.warn(message)
+            inside = policy is Fallback.INTERNAL
+            outcome = "The job runs on this machine meanwhile" if inside else "The job waits"
+            log.warning("pool.empty", reason=situation, policy=policy)
+            await self._driver.warn(f"{situation}. {outcome}")
+            if inside:
+                await self._start_inside()

@@ -31,7 +31,7 @@ def inside_executor(
         spark_home=spark.root,
         jar=shim_jar(spark, home.jars),
         scratch=home.tmp / "executors" / name,
-        logs=home.logs / "executors" / described.id / str(executor),
+        logs=home.app_logs(described.id) / str(executor),
         # The driver's own interpreter is on this very machine: its path is right as it is.
         pythons={},
         max_frame_bytes=settings.frame_max_bytes,

@@ -1,8 +1,9 @@
 """Which Python a PySpark driver runs: its tasks need the same minor version."""
 
 import re
+import shutil
 import subprocess
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 import psutil
 
@@ -12,8 +13,18 @@ _VERSIONED = re.compile(r"python(3\.\d+)$")
 _TELL_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
-def driver_python(driver_pid: int, own_pid: int) -> str | None:
-    """`3.11` for a PySpark driver, none for a JVM one.
+@dataclass(frozen=True)
+class DriverPython:
+    """The interpreter that a driver means its tasks to run with."""
+
+    version: str
+    """`3.11`"""
+    path: str
+    """Where it is on the driver's machine, empty where it is not found."""
+
+
+def driver_python(driver_pid: int, own_pid: int) -> DriverPython | None:
+    """The Python of a PySpark driver, none for a JVM one.
 
     The interpreter is a child of the JVM after `spark-submit job.py`, and its parent after
     `python job.py`.
@@ -21,9 +32,13 @@ def driver_python(driver_pid: int, own_pid: int) -> str | None:
     driver = psutil.Process(driver_pid)
     if not any(_PYTHON_JOB.search(part) for part in driver.cmdline()):
         return None
-    nearby = [*driver.parents()[:2], *driver.children()]
-    versions = (_version(process) for process in nearby if process.pid != own_pid)
-    return next((version for version in versions if version is not None), None)
+    nearby = [process for process in driver.children() if process.pid != own_pid]
+    # Between `python job.py` and its JVM there is spark-submit's shell, at most.
+    nearby += driver.parents()[:2]
+    for process in nearby:
+        if (version := _version(process)) is not None:
+            return DriverPython(version, _path(process))
+    return None
 
 
 def _version(process: psutil.Process) -> str | None:
@@ -33,11 +48,17 @@ def _version(process: psutil.Process) -> str | None:
         return None
     if match := _VERSIONED.search(executable):
         return match[1]
-    return _asked([executable]) if "python" in executable.rpartition("/")[2] else None
+    return _told(executable) if "python" in executable.rpartition("/")[2] else None
 
 
-def _asked(interpreter: Iterable[str]) -> str | None:
-    told = subprocess.run(
-        [*interpreter, "-c", _TELL_VERSION], capture_output=True, text=True, check=False, timeout=10
-    )
+def _told(executable: str) -> str | None:
+    command = [executable, "-c", _TELL_VERSION]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     return told.stdout.strip() or None
+
+
+def _path(process: psutil.Process) -> str:
+    """What PySpark will name in each task, found the way that process would find it."""
+    environment = process.environ()
+    name = environment.get("PYSPARK_PYTHON") or "python3"
+    return shutil.which(name, path=environment.get("PATH")) or ""

@@ -9,7 +9,7 @@ from common.frames import Frame, Kind
 from common.messages import ResultsHello, ResultsWelcome
 from common.security import new_token
 from common.settings import Settings
-from common.web import frames_of, new_app, token_is
+from common.web import CLOSE, frames_of, new_app, token_is
 
 RESULT_KINDS = frozenset({Kind.STATUS, Kind.REPLY})
 
@@ -39,7 +39,7 @@ def new_results_app(
         """States as they appear: the body goes on for as long as the executor lives."""
         executor = streams.pop(stream, None)
         if executor is None:
-            raise HTTPException(409, "this stream is over; open another")
+            raise HTTPException(409, "this stream is over; open another", CLOSE)
         async for frames in frames_of(request, settings.frame_max_bytes):
             for frame in frames:
                 _check(frame, executor)
@@ -51,5 +51,7 @@ def new_results_app(
 def _check(frame: Frame, executor: int) -> None:
     if frame.executor != executor or frame.kind not in RESULT_KINDS:
         raise HTTPException(
-            422, f"executor {executor} sent a frame of kind {frame.kind} for {frame.executor}"
+            422,
+            f"executor {executor} sent a frame of kind {frame.kind} for {frame.executor}",
+            CLOSE,
         )

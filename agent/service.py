@@ -15,7 +15,7 @@ from common.client import new_client
 from common.errors import RefusedError, UnreachableError
 from common.executor import ExecutorFailedToStart, ExecutorProcess
 from common.frames import Frame, Kind, encode
-from common.logs import get_logger
+from common.logs import configure, get_logger
 from common.messages import (
     AgentEvent,
     Application,
@@ -73,25 +73,23 @@ class AgentService(Service):
         await self._driver.connect(self._take)
         self._described = await self._driver.application()
         self._application = self._describe()
+        logs = self._home.app_logs(self._described.id)
+        configure(self._settings.log_level, logs / "agent.log")
         log.info("agent.started", app=self._described.id, key=self._described.key)
-        if self._settings.reschedule_dst_executor is Destination.HYBRID:
-            await self._start_inside()
-        await self._find_dispatchers()
-        await self._promise()
 
     async def loop(self) -> None:
-        watching = asyncio.create_task(self._watch())
-        await asyncio.wait(
-            {watching, asyncio.create_task(self._driver.gone.wait())},
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if watching.done():
-            watching.result()
-        watching.cancel()
+        """Until the driver is gone; what goes wrong in one task ends the agent."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(self._watch(tasks))
+                await self._driver.gone.wait()
+                work.cancel()
+                for serving in self._serving.values():
+                    serving.cancel()
+        except* DriverError as gone:
+            log.warning("driver.gone", reason=str(gone.exceptions[0]))
 
     async def shutdown(self) -> None:
-        for task in self._serving.values():
-            task.cancel()
         closing = [link.close() for link in self._links.values()]
         if self._inside is not None:
             closing.append(self._inside.stop())
@@ -117,14 +115,18 @@ class AgentService(Service):
 
     # Dispatchers and their executors
 
-    async def _watch(self) -> None:
+    async def _watch(self, tasks: asyncio.TaskGroup) -> None:
+        if self._settings.reschedule_dst_executor is Destination.HYBRID:
+            tasks.create_task(self._start_inside())
+        await self._find_dispatchers(tasks)
+        await self._promise()
         while True:
             await asyncio.sleep(TICK_S)
             self._driver.send(SYNC)
-            await self._find_dispatchers()
+            await self._find_dispatchers(tasks)
             await self._emptiness.judge(len(self._routes), self._why_empty())
 
-    async def _find_dispatchers(self) -> None:
+    async def _find_dispatchers(self, tasks: asyncio.TaskGroup) -> None:
         try:
             entries = await self._registry.dispatchers()
             self._registry_problem = ""
@@ -132,9 +134,12 @@ class AgentService(Service):
             self._registry_problem = str(error)
             return
         new = [entry for entry in entries if entry.id not in self._serving]
-        await asyncio.gather(*(self._open(entry) for entry in new))
+        for link in await asyncio.gather(*(self._open(entry) for entry in new)):
+            if link is not None:
+                self._links[link.entry.id] = link
+                self._serving[link.entry.id] = tasks.create_task(self._serve(link))
 
-    async def _open(self, entry: Entry) -> None:
+    async def _open(self, entry: Entry) -> DispatcherLink | None:
         hello = ApplicationHello(
             application=self._application,
             first_executor=await self._driver.reserve_executor_ids(ID_BLOCK),
@@ -145,9 +150,8 @@ class AgentService(Service):
             await link.open()
         except (UnreachableError, RefusedError) as error:
             log.warning("dispatcher.unusable", dispatcher=entry.id, reason=str(error))
-            return
-        self._links[entry.id] = link
-        self._serving[entry.id] = asyncio.create_task(self._serve(link))
+            return None
+        return link
 
     async def _serve(self, link: DispatcherLink) -> None:
         reason = await link.run()
@@ -194,8 +198,10 @@ class AgentService(Service):
 
     async def _promise(self) -> None:
         slots = sum(link.slots for link in self._links.values())
-        inside = self._described.local_slots if self._inside is not None else 0
-        await self._driver.promise(slots + inside)
+        hybrid = self._settings.reschedule_dst_executor is Destination.HYBRID
+        if self._described.local_master and (hybrid or self._inside is not None):
+            slots += self._described.local_slots
+        await self._driver.promise(slots)
 
     def _why_empty(self) -> str:
         if self._registry_problem:
@@ -232,13 +238,15 @@ class AgentService(Service):
 
     def _describe(self) -> Application:
         described = self._described
+        python = driver_python(os.getppid(), os.getpid())
         return Application(
             key=described.key,
             id=described.id,
             name=described.name,
             user=described.user,
             spark=described.spark,
-            python=driver_python(os.getppid(), os.getpid()),
+            python=python.version if python else None,
+            python_path=python.path if python else "",
             driver_url=described.driver_url,
             results_url=self.server.url,
             results_token=self._results_token,

@@ -44,7 +44,7 @@ class EnvironmentProblem(ConfigurationError):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.problem}. {self.remedy}"
+        return f"{self.problem.removesuffix('.')}. {self.remedy}"
 
 
 class FrameError(SparkProxyError):

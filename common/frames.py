@@ -22,7 +22,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
-from common.errors import FrameMalformed, FrameTooLarge
+from common.errors import FrameError, FrameMalformed, FrameTooLarge
 
 VERSION = 1
 HEADER = Struct(">IBBBBIQqQ")
@@ -141,6 +141,9 @@ class FrameDecoder:
                 yield self._frame(start, end)
                 start = end
             self._needed = end - start
+        except FrameError:
+            start = len(buffer)  # the stream cannot go on: nothing of the rest is kept
+            raise
         finally:
             del buffer[:start]
 

@@ -77,8 +77,7 @@ class Hosts:
             EnvironmentProblem: the workers could not reach a dispatcher.
         """
         path = home.conf / FILE_NAME
-        lines = path.read_text().splitlines() if path.is_file() else list(DEFAULT_HOSTS)
-        hosts = _parse(path, lines)
+        hosts = _parse(path, _read(path) if path.exists() else list(DEFAULT_HOSTS))
         dispatchers = tuple(host for host in hosts if host.role == "dispatcher")
         workers = tuple(host for host in hosts if host.role == "worker")
         far = not all(host.is_local for host in hosts)
@@ -103,17 +102,23 @@ def is_local(name: str) -> bool:
     return not found.isdisjoint(mine)
 
 
+def _read(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise SettingsError(str(path), "file", f"cannot be read: {error}") from error
+
+
 def _parse(path: Path, lines: list[str]) -> list[Host]:
     hosts: list[Host] = []
     instances: Counter[tuple[str, str]] = Counter()
     role = ""
     for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
         source = f"{path}:{number}"
-        if text.startswith("["):
-            role = _section(text, source)
-        elif text:
-            name, *words = text.split()
+        name, *words = _words(line, source)
+        if name.startswith("["):
+            role = _section(name, source)
+        elif name:
             if not role:
                 raise SettingsError(source, name, "stands before the first section")
             machine = THIS_MACHINE if is_local(name) else name
@@ -121,6 +126,14 @@ def _parse(path: Path, lines: list[str]) -> list[Host]:
             instances[role, machine] += 1
             hosts.append(Host(role, machine, instances[role, machine], source, options))
     return hosts
+
+
+def _words(line: str, source: str) -> list[str]:
+    """As a shell splits them, so that a folder may have a space in its name."""
+    try:
+        return shlex.split(line, comments=True) or [""]
+    except ValueError as error:
+        raise SettingsError(source, line.strip(), f"cannot be read: {error}") from error
 
 
 def _section(text: str, source: str) -> str:

@@ -5,12 +5,13 @@ jobs can be given as `SPARK_CONF_DIR`.
 """
 
 import os
+import re
 from pathlib import Path
 
 import javaproperties
 import typer
 
-from common.console import run
+from common.console import FAILURE_EXIT, run
 from common.errors import EnvironmentProblem
 from common.marked_file import MarkedFile
 from common.settings import Home, Settings
@@ -24,8 +25,7 @@ PLUGINS_KEY = "spark.plugins"
 CLASS_PATH_KEY = "spark.driver.extraClassPath"
 HEADER = "# Spark-Proxy keeps this block up to date: add settings of your own above it."
 # One SPARK_CONF_DIR for every Spark: a shim fits one version only, and spark-defaults.conf names
-# one shim. Spark sources this file before it reads that one. Not from a path with a space in
-# it, which Spark does not quote: there the folder of the version has to be named.
+# one shim. Spark sources this file before it reads that one.
 CHOOSE_BY_VERSION = """\
 # spark-defaults.conf serves one Spark version; any other has a folder of its own beside it.
 spark_proxy=$(basename "$SPARK_HOME"/jars/spark-core_*.jar .jar)
@@ -81,7 +81,10 @@ def write_conf(home: Home, sparks: list[SparkHome]) -> None:
     for spark in others:
         folder = home.conf / f"spark-{spark.version.replace('/', '_')}"
         _hook(MarkedFile.read(folder / DEFAULTS_NAME), spark, home)
-    MarkedFile.read(home.conf / ENVIRONMENT_NAME).hook(CHOOSE_BY_VERSION.splitlines())
+    # Spark does not quote this file's path: with a space in it, SPARK_CONF_DIR has to name the
+    # folder of the version.
+    if not re.search(r"\s", str(home.conf)):
+        MarkedFile.read(home.conf / ENVIRONMENT_NAME).hook(CHOOSE_BY_VERSION.splitlines())
 
 
 def _chosen(spark_home: Path | None, home: Home) -> SparkHome:
@@ -121,11 +124,12 @@ def conf() -> None:
 
 
 @app.command()
-def found() -> None:
-    """Prints the Spark installations of this machine, the default one first."""
+def has_spark() -> None:
+    """Fails when there is no Spark on this machine that we know of."""
     home = Home.from_environment()
-    for spark in spark_homes(Settings.load(home.conf).spark_homes, home.root):
-        print(spark.version, spark.root, sep="\t")
+    named = Settings.load(home.conf).spark_homes or os.environ.get("SPARK_HOME")
+    if not (named or any(home.root.glob("spark/*/.complete"))):
+        raise typer.Exit(FAILURE_EXIT)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class Application(Message):
     """Version of Spark and Scala as `4.3.0/2.13`: executor and driver must have the same."""
     python: str | None = None
     """`3.11` for a PySpark application, none for a JVM one."""
+    python_path: str = ""
+    """Path of that interpreter on the driver's machine."""
     driver_url: str
     results_url: str
     """Where workers send results: the agent."""

@@ -22,7 +22,7 @@ from common.errors import SparkProxyError
 from common.hosts import Hosts
 from common.pool_status import ask_all
 from common.settings import FILE_NAME, Home, Settings
-from common.tables import new_console
+from common.tables import new_console, new_table
 
 EXAMPLE = "examples/src/main/python/pi.py"
 RESULT = "Pi is roughly"
@@ -87,28 +87,29 @@ class Trial:
         submit = self.spark_home / "bin" / "spark-submit"
         command = [str(submit), str(self.spark_home / EXAMPLE), str(PARTITIONS)]
         log = self.logs / "spark-submit.log"
-        with log.open("w") as errors:
-            told = subprocess.run(
-                command,
-                env=self._environment(),
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                timeout=JOB_TIMEOUT_S,
-                check=False,
-            )
-        results = [line for line in told.stdout.splitlines() if line.startswith(RESULT)]
-        if told.returncode != 0 or not results:
-            console.print("\n".join(log.read_text().splitlines()[-SHOWN_LOG_LINES:]))
-            raise QuickstartError("spark-submit", self.logs)
-        return results[0]
+        try:
+            with log.open("w") as errors:
+                told = subprocess.run(
+                    command,
+                    env=self._environment(),
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    timeout=JOB_TIMEOUT_S,
+                    check=True,
+                )
+        except subprocess.SubprocessError as error:
+            end = log.read_text().splitlines()[-SHOWN_LOG_LINES:]
+            console.print(*end, sep="\n", soft_wrap=True)
+            raise QuickstartError("spark-submit", self.logs) from error
+        return next(line for line in told.stdout.splitlines() if line.startswith(RESULT))
 
     def tasks_by_worker(self) -> Table:
         """What the workers say that they have run."""
         settings = Settings.load(self.home.conf)
         urls = Hosts.load(settings, self.home).urls
         answers = asyncio.run(ask_all(urls, settings, self.home))
-        table = Table("Worker", "Pid", "Slots", "Tasks run")
+        table = new_table("Who ran it", "Worker", "Pid", "Slots", "Tasks")
         for worker in answers.status.workers:
             numbers = (worker.pid, worker.slots, worker.tasks_done)
             table.add_row(worker.id, *map(str, numbers))
@@ -122,6 +123,7 @@ class Trial:
             "SPARK_HOME": str(self.spark_home),
             "SPARK_CONF_DIR": str(self.home.conf),
             "PYSPARK_PYTHON": sys.executable,
+            "PYSPARK_DRIVER_PYTHON": sys.executable,
         }
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     hosts = Hosts.load(settings, home)
     status = asyncio.run(wait_until_ready(hosts, settings, home))
     console = new_console()
-    console.print("The pool is ready:", ", ".join(hosts.urls))
+    console.print("The pool is ready:", ", ".join(hosts.urls), soft_wrap=True)
     console.print(status_tables(status))
 
 

@@ -92,7 +92,12 @@ def _start(port: int, password: str, log_file: Path | None) -> subprocess.Popen[
         # Its warnings are a handful of lines a start: the file needs no rotation.
         output = stack.enter_context(log_file.open("w")) if log_file is not None else None
         server = subprocess.Popen(
-            [find_server(), "-"], stdin=subprocess.PIPE, stdout=output, text=True, cwd="/"
+            # It ends with us, even when we are killed.
+            ["setpriv", "--pdeathsig", "TERM", find_server(), "-"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            text=True,
+            cwd="/",
         )
     assert server.stdin is not None
     with server.stdin as stdin:

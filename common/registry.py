@@ -9,6 +9,8 @@ Redis knows dispatchers only; workers never see it.
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
 from common.errors import EnvironmentProblem, UnreachableError
@@ -47,6 +49,8 @@ class Registry:
             password=password.get_secret_value() or None,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
+            # Once more for a connection that Redis closed while idle; the default waits seconds.
+            retry=Retry(NoBackoff(), 1),
         )
 
     async def register(self, entry: Entry) -> None:

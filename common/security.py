@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -49,8 +50,7 @@ def _kept_secret(path: Path) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and linked into place: whoever comes second reads the first one's.
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "w") as file:
             file.write(new_token() + "\n")
         try:
@@ -58,10 +58,13 @@ def _kept_secret(path: Path) -> str:
         except FileExistsError:
             pass
         finally:
-            draft.unlink()
-        return path.read_text().strip()
+            os.unlink(draft)
+        kept = path.read_text().strip()
     except OSError as error:
         raise EnvironmentProblem(
             f"the secret in {path} cannot be read or made: {error.strerror}",
             "Make the folder writable, or give the token in common.properties",
         ) from error
+    if not kept:
+        raise EnvironmentProblem(f"the secret in {path} is empty", "Remove the file for a new one")
+    return kept

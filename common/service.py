@@ -16,7 +16,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from common.errors import ConfigurationError, EnvironmentProblem
+from common.errors import ConfigurationError, EnvironmentProblem, SparkProxyError
 
 CONFIGURATION_EXIT = 2
 # Streams never end by themselves: at shutdown they get this long to see the end.
@@ -147,6 +147,9 @@ def main(run: Callable[[], Awaitable[None]]) -> NoReturn:
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         sys.exit(CONFIGURATION_EXIT)
+    except SparkProxyError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

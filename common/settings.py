@@ -70,7 +70,7 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=_alias, populate_by_name=True
+        frozen=True, extra="forbid", alias_generator=_alias, allow_inf_nan=False
     )
 
     reschedule_dst_executor: Destination = Destination.EXTERNAL
@@ -114,7 +114,7 @@ class Settings(BaseModel):
             SettingsError: an unknown key or a bad value, by name, with what was expected.
         """
         path = conf_dir / FILE_NAME
-        values: dict[str, Any] = _read(path) if path.is_file() else {}
+        values: dict[str, Any] = _read(path) if path.exists() else {}
         values |= {_alias(key): value for key, value in overrides.items() if value is not None}
         try:
             return cls.model_validate(values)
@@ -171,6 +171,10 @@ class Home(BaseModel):
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    def app_logs(self, app_id: str) -> Path:
+        """The logs of one application: its agent's and its executors'."""
+        return self.logs / "apps" / app_id
 
     @property
     def tmp(self) -> Path:

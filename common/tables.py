@@ -1,48 +1,52 @@
 """The status of the pool as tables for people."""
 
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
 from common.messages import ApplicationStatus, DispatcherStatus, PoolStatus, WorkerStatus
 
+# These stay whole on a narrow terminal: people copy them.
+UNBROKEN = {"Id", "URL", "Pid", "State"}
+
 
 def status_tables(status: PoolStatus) -> Group:
-    """Dispatchers, workers and applications."""
-    return Group(
-        _dispatchers(status.dispatchers), _workers(status.workers), _apps(status.apps)
-    )
+    """Dispatchers, workers and, when there are any, applications."""
+    tables = [_dispatchers(status.dispatchers), _workers(status.workers)]
+    return Group(*tables, *([_apps(status.apps)] if status.apps else []))
 
 
 def _dispatchers(dispatchers: tuple[DispatcherStatus, ...]) -> Table:
-    table = _table("Dispatchers", "Id", "URL", "Pid", "Workers")
+    table = new_table("Dispatchers", "Id", "URL", "Pid", "Workers")
     for one in dispatchers:
         table.add_row(one.id, one.url, str(one.pid), str(one.workers))
     return table
 
 
 def _workers(workers: tuple[WorkerStatus, ...]) -> Table:
-    table = _table(
-        "Workers", "Id", "Host", "Pid", "State", "Slots busy", "Done", "Failed", "Moved", "Apps"
+    table = new_table(
+        "Workers", "Id", "Host", "Pid", "State", "Busy", "Done", "Failed", "Moved"
     )
     for one in workers:
-        counts = (one.tasks_done, one.tasks_failed, one.tasks_moved, len(one.apps))
+        counts = (one.tasks_done, one.tasks_failed, one.tasks_moved)
         slots = f"{one.slots_busy}/{one.slots}"
         table.add_row(one.id, one.host, str(one.pid), one.state, slots, *map(str, counts))
     return table
 
 
 def _apps(apps: tuple[ApplicationStatus, ...]) -> Table:
-    table = _table("Applications", "Id", "Name", "User", "State", "Running", "Queued", "Done")
+    table = new_table("Applications", "Id", "Name", "User", "State", "Running", "Queued", "Done")
     for one in apps:
         counts = (one.running, one.queued, one.done)
         table.add_row(one.id, one.name, one.user, one.state, *map(str, counts))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
+def new_table(title: str, *columns: str) -> Table:
+    """A table for `new_console`, narrow enough for 80 columns."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     return table
 
 

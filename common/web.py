@@ -1,6 +1,7 @@
 """What the HTTP side of every service has: the token, the limits, health and metrics."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI, Request, Response
@@ -18,7 +19,9 @@ from common.version import VERSION
 HEALTH_PATH = "/healthz"
 FRAMES = "application/octet-stream"
 # Routes whose body is a stream of frames: each frame has a limit, the whole has none.
-STREAM_ROUTES = ("/tasks", "/results/")
+STREAM_ROUTE = re.compile(r"/applications/[^/]*/tasks|/results/[^/]*")
+# Whoever is still sending does not look for an answer until the connection breaks.
+CLOSE = {"Connection": "close"}
 
 
 def new_app(
@@ -32,7 +35,7 @@ def new_app(
     @app.exception_handler(FrameError)
     async def refuse_frame(_: Request, error: FrameError) -> JSONResponse:
         status = 413 if isinstance(error, FrameTooLarge) else 400
-        return JSONResponse({"detail": str(error)}, status_code=status)
+        return JSONResponse({"detail": str(error)}, status_code=status, headers=CLOSE)
 
     @app.get(HEALTH_PATH)
     async def healthz() -> dict[str, str]:
@@ -97,7 +100,7 @@ class BodyLimit:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or any(route in scope["path"] for route in STREAM_ROUTES):
+        if scope["type"] != "http" or STREAM_ROUTE.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")

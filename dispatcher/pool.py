@@ -6,8 +6,8 @@ Soft state: all of it comes back when workers and agents attach again.
 import asyncio
 from collections.abc import Iterable
 
-from common.errors import RefusedError
-from common.frames import Frame
+from common.errors import FrameMalformed, RefusedError
+from common.frames import Frame, Kind
 from common.logs import get_logger
 from common.messages import (
     ApplicationCounts,
@@ -37,6 +37,8 @@ log = get_logger(__name__)
 RETRY_S = 10.0
 # Ended applications, and workers that left, that a status still shows.
 REMEMBERED = 100
+# A worker obeys whatever else comes on its stream: that is this dispatcher's to say.
+DRIVER_KINDS = frozenset({Kind.LAUNCH, Kind.MESSAGE, Kind.ACK})
 
 
 class Pool:
@@ -214,8 +216,14 @@ class Pool:
     # Tasks
 
     async def route(self, app: ServedApplication, frames: Iterable[Frame]) -> None:
-        """Sends frames on to the workers of their executors; those of lost ones are dropped."""
+        """Sends frames on to the workers of their executors; those of lost ones are dropped.
+
+        Raises:
+            FrameMalformed: a frame that this application's driver does not send.
+        """
         for frame in frames:
+            if frame.kind not in DRIVER_KINDS or frame.app != int(app.key, 16):
+                raise FrameMalformed("kind", frame.kind, f"a frame of the driver of {app.key}")
             executor = app.executors.get(frame.executor)
             if executor is not None and executor.state is ExecutorState.READY:
                 executor.worker.outbox.put(frame.raw)

@@ -23,7 +23,7 @@ from common.messages import (
     WorkerWelcome,
 )
 from common.settings import Settings
-from common.web import frame_stream, frames_of, new_app, token_is
+from common.web import CLOSE, frame_stream, frames_of, new_app, token_is
 from dispatcher.members import ServedApplication, Worker
 from dispatcher.pool import Pool
 
@@ -45,7 +45,7 @@ def new_server(
 
     @app.exception_handler(RefusedError)
     async def refuse(_: Request, error: RefusedError) -> JSONResponse:
-        return JSONResponse({"detail": error.reason}, status_code=error.status)
+        return JSONResponse({"detail": error.reason}, status_code=error.status, headers=CLOSE)
 
     _add_worker_routes(app, pool, settings)
     _add_application_routes(app, pool, settings)

@@ -32,6 +32,7 @@ class DispatcherService(Service):
         host, port = settings.dispatcher_host, settings.dispatcher_port
         self.server = HttpServer(app, host, port, "dispatcher.port")
         self._id = f"{socket.gethostname()}-{self.server.port}"
+        self._registered = False
         self._registry = Registry(
             settings.redis_host or "127.0.0.1",
             settings.redis_port,
@@ -49,6 +50,7 @@ class DispatcherService(Service):
             raise EnvironmentProblem(
                 str(error), "Start it (sbin/start-redis.sh), or set redis.host and redis.port"
             ) from error
+        self._registered = True
         log.info("dispatcher.started", dispatcher=self._id, url=self.server.url)
 
     async def loop(self) -> None:
@@ -68,6 +70,9 @@ class DispatcherService(Service):
                 registered = False
 
     async def shutdown(self) -> None:
+        if not self._registered:
+            await self._registry.close()
+            return
         for key in list(self.pool.applications):
             self.pool.close(key, "the dispatcher stops")
         for worker in list(self.pool.workers.values()):

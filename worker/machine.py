@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from common.errors import EnvironmentProblem
+from common.messages import Application
 
 # The owner keeps a fifth of the memory unless the settings say otherwise.
 LENT_SHARE = 0.8
@@ -65,6 +66,21 @@ def pythons(configured: tuple[str, ...]) -> dict[str, str]:
         elif configured:
             raise EnvironmentProblem(f"{path} is no Python that runs", "Correct worker.pythons")
     return found
+
+
+def python_for(app: Application, lent: dict[str, str], named: bool) -> dict[str, str]:
+    """The interpreters that an application's tasks run with, by version.
+
+    The driver's own, where that path is one here too, so that a job finds the libraries of
+    its environment on a shared disk or machine; else this machine's of the same version.
+
+    Args:
+        lent: this machine's interpreters.
+        named: whether the owner named them, and wants no other to run.
+    """
+    if app.python is None or named or not os.access(app.python_path, os.X_OK):
+        return lent
+    return lent | {app.python: app.python_path}
 
 
 def python_version(path: str) -> str | None:

@@ -17,6 +17,7 @@ from common.messages import (
 from common.settings import Home
 from common.shim import shim_jar
 from common.spark import SparkHome
+from worker.machine import python_for
 from worker.results import ResultStream
 from worker.slots import Owner, SlotGate
 
@@ -39,6 +40,7 @@ class Lent:
     java: Path
     sparks: dict[str, SparkHome]
     pythons: dict[str, str]
+    pythons_named: bool
     max_frame_bytes: int
 
 
@@ -158,7 +160,7 @@ class Runtime:
             if refusal is not None:
                 reason, cause = refusal, EndCause.REFUSED
             else:
-                reason, cause = await self._run(executor)
+                reason, cause = await self._run(executor, sending)
         except ExecutorFailedToStart as error:
             reason, cause = str(error), EndCause.REFUSED
         executor.results.close()
@@ -169,20 +171,22 @@ class Runtime:
         log.info("executor.ended", **ids, reason=reason, cause=cause)
         await self._ended(command, reason, cause)
 
-    async def _run(self, executor: RunningExecutor) -> tuple[str, EndCause]:
-        port = await executor.process.start()
+    async def _run(
+        self, executor: RunningExecutor, sending: "asyncio.Task[None]"
+    ) -> tuple[str, EndCause]:
+        process = executor.process
+        port = await process.start()
         if executor.stopping:
             # The word to stop came while there was no JVM yet to be told.
-            await executor.process.stop()
+            await process.stop()
         else:
             await self._started(executor.command, port)
-        code = await executor.process.ended()
-        reason = f"the executor ended with exit status {code}; see {executor.process.log_file}"
-        if executor.stopping:
-            return "it was stopped", EndCause.RELEASED
-        if code == 0:
-            return "its driver stopped it", EndCause.RELEASED
-        return reason, EndCause.APPLICATION if code in APPLICATION_EXITS else EndCause.LOST
+        exit_ = asyncio.create_task(process.ended())
+        await asyncio.wait({exit_, sending}, return_when=asyncio.FIRST_COMPLETED)
+        if not exit_.done():
+            await process.stop()
+            return "its driver's agent takes no results from it", EndCause.LOST
+        return _end(executor, exit_.result())
 
     def _begin_stop(self, executor: RunningExecutor) -> None:
         if not executor.stopping:
@@ -212,7 +216,17 @@ class Runtime:
             spark_home=spark.root,
             jar=shim_jar(spark, self._home.jars),
             scratch=self._home.tmp / "executors" / lent.id / name,
-            logs=self._home.logs / "executors" / app.id / str(command.executor),
-            pythons=lent.pythons,
+            logs=self._home.app_logs(app.id) / str(command.executor),
+            pythons=python_for(app, lent.pythons, lent.pythons_named),
             max_frame_bytes=lent.max_frame_bytes,
         )
+
+
+def _end(executor: RunningExecutor, code: int) -> tuple[str, EndCause]:
+    """What the end of its JVM with this exit code means."""
+    if executor.stopping:
+        return "it was stopped", EndCause.RELEASED
+    if code == 0:
+        return "its driver stopped it", EndCause.RELEASED
+    reason = f"the executor ended with exit status {code}; see {executor.process.log_file}"
+    return reason, EndCause.APPLICATION if code in APPLICATION_EXITS else EndCause.LOST

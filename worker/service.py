@@ -131,6 +131,7 @@ def _lent(settings: Settings, home: Home, dispatcher_url: str) -> Lent:
         java=find_java(),
         sparks={spark.version: spark for spark in sparks},
         pythons=machine.pythons(settings.worker_pythons),
+        pythons_named=bool(settings.worker_pythons),
         max_frame_bytes=settings.frame_max_bytes,
     )
 

@@ -17,6 +17,8 @@ class _Share:
     waiting: deque[Frame] = field(default_factory=deque)
     running: dict[int, int] = field(default_factory=dict)
     """Slots taken, by task id."""
+    turn: int = 0
+    """When it last began a task, counted in tasks: of two as busy, the other goes first."""
 
     @property
     def busy(self) -> int:
@@ -39,6 +41,7 @@ class SlotGate:
         self._slots = slots
         self._start = start
         self._shares: dict[Owner, _Share] = {}
+        self._turns = 0
         self.busy = 0
 
     def offer(self, frame: Frame) -> None:
@@ -80,6 +83,7 @@ class SlotGate:
         return len(share.running), len(share.waiting)
 
     def _run(self, share: _Share, frame: Frame) -> None:
+        share.turn = self._turns = self._turns + 1
         share.running[frame.task] = frame.slots
         self.busy += frame.slots
         self._start(frame)
@@ -89,7 +93,7 @@ class SlotGate:
 
     def _fill(self) -> None:
         while queue := self._queue():
-            share = min(queue, key=lambda one: one.busy)
+            share = min(queue, key=lambda one: (one.busy, one.turn))
             if self.busy + share.waiting[0].slots > self._slots:
                 return
             self._run(share, share.waiting.popleft())

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Compares the pool with Spark's own executors: benchmark.sh [--quick] [--json FILE]
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/external-spark-config.sh"
+run_script setup.sh --spark 4.3.0
+exec "$EXTERNAL_SPARK_HOME/venv/bin/python" \
+  "$(dirname "$EXTERNAL_SPARK_SBIN")/tests/benchmarks/benchmark.py" "$@"
