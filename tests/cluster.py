@@ -1,0 +1,294 @@
+"""A pool of real processes, and real Spark drivers that use it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from common.messages import ApplicationStatus, PoolStatus, WorkerStatus
+from common.security import TOKEN_FILE
+from common.shim import shim_jar
+from common.spark import SparkHome
+from tests.services import ROOT, ServiceProcess, redis_server, service, wait_for
+
+SPARK_4 = "4.3.0"
+SPARK_3 = "3.5.9"
+PLUGIN = "org.apache.spark.external.ExternalSparkPlugin"
+TOKEN = "a-token-for-tests"
+# A Spark job takes 8 s on a quiet machine with two cores; CI is not always quiet.
+JOB_TIMEOUT_S = 240
+# Jobs of a few seconds end before the optimizing compiler pays: this halves their CPU time.
+QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# Executor ids of ours start here; Spark's own count from 0, and "driver" is a local one.
+FIRST_EXTERNAL_ID = 1_000_000
+
+
+def spark_home(version: str = SPARK_4) -> Path:
+    return ROOT / "spark" / version / "pyspark"
+
+
+def example(path: str, version: str = SPARK_4) -> Path:
+    """One of Spark's own Python examples."""
+    return spark_home(version) / "examples" / "src" / "main" / "python" / path
+
+
+def data(path: str, version: str = SPARK_4) -> Path:
+    """One of the data files that Spark ships for its examples."""
+    return spark_home(version) / "data" / path
+
+
+@dataclass
+class Job:
+    """A driver that has ended."""
+
+    code: int
+    out: str
+    err: str
+    tasks: Counter[str] = field(default_factory=Counter)
+    """Finished tasks by executor id, as Spark's own event log counts them."""
+
+    @property
+    def external_tasks(self) -> int:
+        return sum(n for executor, n in self.tasks.items() if is_external(executor))
+
+    @property
+    def inside_tasks(self) -> int:
+        return self.tasks.total() - self.external_tasks
+
+    def lines(self, prefix: str) -> list[str]:
+        return [line for line in self.out.splitlines() if line.startswith(prefix)]
+
+    def succeeded(self) -> "Job":
+        assert self.code == 0, f"exit status {self.code}\n{self.out[-3000:]}\n{self.err[-6000:]}"
+        return self
+
+
+def is_external(executor: str) -> bool:
+    return executor.isdigit() and int(executor) >= FIRST_EXTERNAL_ID
+
+
+class Cluster:
+    """A Redis, dispatchers and workers of our own, and the way to submit jobs to them."""
+
+    def __init__(self, folder: Path, redis_port: int, heartbeat_s: float) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.dispatchers: list[ServiceProcess] = []
+        self.workers: list[ServiceProcess] = []
+        self._settings = {
+            "redis.host": "127.0.0.1",
+            "redis.port": str(redis_port),
+            "heartbeat": str(heartbeat_s),
+        }
+        self._jobs = 0
+        self.home.mkdir()
+        for name in ("jars", "spark"):
+            (self.home / name).symlink_to(ROOT / name)
+        (self.home / "venv").symlink_to(sys.prefix)
+
+    def conf(self, **settings: str) -> Path:
+        """A configuration folder with these settings beside those of the pool."""
+        keys = {key.replace("_", "."): value for key, value in settings.items()}
+        name = "-".join(["conf", *(f"{k}={v}" for k, v in sorted(keys.items()))])
+        conf = self.folder / name.replace("/", "_")[:200]
+        conf.mkdir(exist_ok=True)
+        lines = [f"{key}={value}" for key, value in (self._settings | keys).items()]
+        (conf / "common.properties").write_text("\n".join(lines) + "\n")
+        (conf / TOKEN_FILE).write_text(TOKEN)
+        return conf
+
+    def env(self, conf: Path | None = None) -> dict[str, str]:
+        return {
+            "EXTERNAL_SPARK_HOME": str(self.home),
+            "EXTERNAL_SPARK_CONF_DIR": str(conf or self.conf()),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+        }
+
+    @contextmanager
+    def dispatcher(self, **settings: str) -> Iterator[ServiceProcess]:
+        name = f"dispatcher-{len(self.dispatchers) + 1}"
+        env = self.env(self.conf(**settings))
+        arguments = ["--port", "0", "--host", "127.0.0.1"]
+        with service("dispatcher", *arguments, env=env, folder=self.folder, name=name) as started:
+            self.dispatchers.append(started)
+            try:
+                yield started
+            finally:
+                self.dispatchers.remove(started)
+
+    @contextmanager
+    def worker(
+        self, slots: int = 1, spark: Sequence[str] = (SPARK_4, SPARK_3), **settings: str
+    ) -> Iterator[ServiceProcess]:
+        name = f"worker-{os.urandom(3).hex()}"
+        homes = ",".join(str(spark_home(version)) for version in spark)
+        conf = self.conf(spark_homes=homes, **settings)
+        arguments = ["--slots", str(slots)]
+        for dispatcher in self.dispatchers:
+            arguments += ["--dispatcher", dispatcher.url]
+        env = self.env(conf)
+        with service("worker", *arguments, env=env, folder=self.folder, name=name) as started:
+            self.workers.append(started)
+            wait_for(lambda: self.attached(started), what=f"{name} attached")
+            try:
+                yield started
+            finally:
+                self.workers.remove(started)
+
+    def attached(self, worker: ServiceProcess) -> bool:
+        return any(w.pid == worker.pid and w.state == "ATTACHED" for w in self.status().workers)
+
+    def status(self) -> PoolStatus:
+        """What the dispatchers say, merged."""
+        parts = [PoolStatus.model_validate_json(self.get(d.url)) for d in self.dispatchers]
+        return PoolStatus(
+            dispatchers=tuple(d for part in parts for d in part.dispatchers),
+            workers=tuple(w for part in parts for w in part.workers),
+            apps=tuple(a for part in parts for a in part.apps),
+        )
+
+    def get(self, url: str) -> bytes:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        return httpx.get(f"{url}/status", headers=headers, trust_env=False).content
+
+    def app(self, name: str) -> ApplicationStatus:
+        """The last application of this name."""
+        return [app for app in self.status().apps if app.name == name][-1]
+
+    def worker_status(self, worker: ServiceProcess) -> WorkerStatus:
+        return next(w for w in self.status().workers if w.pid == worker.pid)
+
+    def tasks_done(self) -> int:
+        return sum(worker.tasks_done for worker in self.status().workers)
+
+    def submit(
+        self,
+        job: Path | str,
+        *arguments: str,
+        hooked: bool = True,
+        options: Sequence[str] = (),
+        conf: Path | None = None,
+        version: str = SPARK_4,
+        tool: str = "spark-submit",
+        stdin: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Job:
+        """Runs a driver to its end.
+
+        Args:
+            job: file of the job; empty for the shells.
+            hooked: with our plugin; without it, it is plain Spark.
+            options: options of spark-submit.
+            conf: our configuration folder, by default that of the pool.
+            tool: a command of Spark's, or `python` for a job that is started without any.
+            stdin: what is typed into a shell.
+            cwd: where the driver runs, by default the folder of the pool.
+        """
+        with self.start(
+            job, *arguments, hooked=hooked, options=options, conf=conf, version=version, tool=tool,
+            env=env, cwd=cwd,
+        ) as driver:
+            out, err = driver.communicate(stdin, timeout=JOB_TIMEOUT_S)
+            return Job(driver.returncode, out, err, self.tasks())
+
+    @contextmanager
+    def start(
+        self,
+        job: Path | str,
+        *arguments: str,
+        hooked: bool = True,
+        options: Sequence[str] = (),
+        conf: Path | None = None,
+        version: str = SPARK_4,
+        tool: str = "spark-submit",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> "Iterator[subprocess.Popen[str]]":
+        """A driver that runs while the block lasts; see `submit`."""
+        self._jobs += 1
+        program = sys.executable if tool == "python" else str(spark_home(version) / "bin" / tool)
+        command = [program, *options, *([str(job)] if job else []), *arguments]
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("SPARK_", "PYSPARK_"))},
+            **self.env(conf),
+            "SPARK_HOME": str(spark_home(version)),
+            "SPARK_CONF_DIR": str(self._spark_conf(version, hooked)),
+            "PYSPARK_PYTHON": sys.executable,
+            **(env or {}),
+        }
+        driver = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=cwd or self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield driver
+        finally:
+            if driver.poll() is None:
+                driver.kill()
+                driver.communicate()
+
+    def _event_log(self) -> Path:
+        return self.folder / "events" / str(self._jobs)
+
+    def tasks(self) -> Counter[str]:
+        """Finished tasks of the last job by executor id, as its event log counts them."""
+        tasks: Counter[str] = Counter()
+        for file in self._event_log().iterdir():
+            for line in file.read_text().splitlines():
+                event = json.loads(line)
+                if event["Event"] != "SparkListenerTaskEnd":
+                    continue
+                if event["Task End Reason"]["Reason"] == "Success":
+                    tasks[event["Task Info"]["Executor ID"]] += 1
+        return tasks
+
+    def _spark_conf(self, version: str, hooked: bool) -> Path:
+        """Spark's own configuration for this job, so that its command line is the user's."""
+        log = self._event_log()
+        log.mkdir(parents=True)
+        settings = {
+            "spark.eventLog.enabled": "true",
+            "spark.eventLog.dir": log.as_uri(),
+            "spark.eventLog.compress": "false",
+            "spark.eventLog.rolling.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.ui.port": "0",
+            "spark.driver.defaultJavaOptions": QUICK_JAVA,
+            "spark.executor.defaultJavaOptions": QUICK_JAVA,
+        }
+        if hooked:
+            jar = shim_jar(SparkHome(spark_home(version)), self.home / "jars")
+            settings |= {"spark.plugins": PLUGIN, "spark.driver.extraClassPath": str(jar)}
+        conf = self.folder / f"spark-conf-{self._jobs}"
+        conf.mkdir()
+        lines = [f"{key} {value}" for key, value in settings.items()]
+        (conf / "spark-defaults.conf").write_text("\n".join(lines) + "\n")
+        return conf
+
+
+@contextmanager
+def cluster(
+    folder: Path, workers: Sequence[int] = (1, 1), heartbeat_s: float = 3.0, **settings: str
+) -> Iterator[Cluster]:
+    """A pool with one dispatcher and workers of these numbers of slots."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        port = stack.enter_context(redis_server(folder))
+        pool = Cluster(folder, port, heartbeat_s)
+        stack.enter_context(pool.dispatcher(**settings))
+        for slots in workers:
+            stack.enter_context(pool.worker(slots))
+        yield pool

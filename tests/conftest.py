@@ -1,0 +1,14 @@
+"""Fixtures of the tests; what they are made of is in the modules beside this one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import Cluster, cluster
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One dispatcher and two workers of one slot, for every test that does no harm to them."""
+    with cluster(tmp_path_factory.mktemp("pool")) as started:
+        yield started
