@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import socket
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,9 +15,9 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from common.errors import ConfigurationError, EnvironmentProblem, SparkProxyError
+from common.console import run
+from common.errors import EnvironmentProblem
 
-CONFIGURATION_EXIT = 2
 # Streams never end by themselves: at shutdown they get this long to see the end.
 DRAIN_S = 1
 
@@ -68,6 +67,7 @@ def _bind(host: str, port: int, key: str) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise EnvironmentProblem(
@@ -89,6 +89,9 @@ class Service(ABC):
     async def loop(self) -> None:
         """Works until it is cancelled; returning ends the service."""
 
+    async def farewell(self) -> None:  # noqa: B027 - not everybody has something to say
+        """Says goodbye while `loop` still runs; only when somebody asked for the end."""
+
     @abstractmethod
     async def shutdown(self) -> None:
         """Ends what `startup` and `loop` began; bounded in time."""
@@ -107,13 +110,17 @@ class Service(ABC):
             await self.startup()
             if ready_file is not None:
                 _write_whole(ready_file, json.dumps(self.identity()))
-            await _first(self.loop(), stop.wait(), serving)
+            await _first(self.loop(), self._asked(stop), serving)
         finally:
             if ready_file is not None:
                 ready_file.unlink(missing_ok=True)
             await self.shutdown()
             self.server.stop()
             await asyncio.gather(serving, return_exceptions=True)
+
+    async def _asked(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        await self.farewell()
 
 
 async def _first(*work: Awaitable[object]) -> None:
@@ -136,20 +143,6 @@ def _write_whole(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def main(run: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Runs a service; a configuration error is one sentence and exit status 2."""
-
-    async def started() -> None:
-        await run()
-
-    try:
-        uvloop.run(started())
-    except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        sys.exit(CONFIGURATION_EXIT)
-    except SparkProxyError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
+def main(work: Callable[[], Coroutine[object, object, None]]) -> NoReturn:
+    """Runs a service to its end, and ends the process as our commands do."""
+    run(lambda: uvloop.run(work()))

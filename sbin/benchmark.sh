@@ -3,5 +3,5 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/external-spark-config.sh"
 run_script setup.sh --spark 4.3.0
-exec "$EXTERNAL_SPARK_HOME/venv/bin/python" \
-  "$(dirname "$EXTERNAL_SPARK_SBIN")/tests/benchmarks/benchmark.py" "$@"
+PYTHONPATH=$(dirname "$EXTERNAL_SPARK_SBIN") \
+  exec "$EXTERNAL_SPARK_HOME/venv/bin/python" -m tests.benchmarks.benchmark "$@"

@@ -65,8 +65,10 @@ class WorkerService(Service):
     async def loop(self) -> None:
         await self._attachment.run(self._runtime)
 
-    async def shutdown(self) -> None:
+    async def farewell(self) -> None:
         await self._attachment.leave()
+
+    async def shutdown(self) -> None:
         await self._runtime.stop_all()
         await self._client.aclose()
         shutil.rmtree(self._home.tmp / "executors" / self._lent.id, ignore_errors=True)
