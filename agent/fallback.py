@@ -16,11 +16,11 @@ class Emptiness:
     """Watches how long the pool has been empty, and does what the settings say.
 
     Args:
-        start_inside: brings in the slots on the driver's machine.
+        start_inside: brings in the slots on the driver's machine; false where it has none.
     """
 
     def __init__(
-        self, settings: Settings, driver: Driver, start_inside: Callable[[], Awaitable[None]]
+        self, settings: Settings, driver: Driver, start_inside: Callable[[], Awaitable[bool]]
     ) -> None:
         self._settings = settings
         self._driver = driver
@@ -46,9 +46,7 @@ class Emptiness:
             await self._driver.fail_jobs(f"{situation} (reschedule.fallback=fail)")
         elif now - self._reminded >= REMIND_S:
             self._reminded = now
-            inside = policy is Fallback.INTERNAL
+            inside = policy is Fallback.INTERNAL and await self._start_inside()
             outcome = "The job runs on this machine meanwhile" if inside else "The job waits"
             log.warning("pool.empty", reason=situation, policy=policy)
             await self._driver.warn(f"{situation}. {outcome}")
-            if inside:
-                await self._start_inside()

@@ -1,45 +1,94 @@
 """The slots inside: an executor on the driver's own machine, for `hybrid` and the fallback."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from common.executor import ExecutorPlan, ExecutorProcess
+from agent.driver import Driver
+from common.errors import ConfigurationError
+from common.executor import APPLICATION_EXITS, ExecutorFailedToStart, ExecutorPlan, ExecutorProcess
 from common.frames import Frame
+from common.logs import get_logger
 from common.messages import Application, DriverApplication
 from common.settings import Home, Settings
 from common.shim import shim_jar
 from common.spark import SparkHome, find_java
 
-
-def inside_executor(
-    described: DriverApplication,
-    application: Application,
-    executor: int,
-    home: Home,
-    settings: Settings,
-    on_frames: Callable[[list[Frame]], None],
-) -> ExecutorProcess:
-    """An executor with the slots that `local[N]` would have had, not started yet."""
-    spark = SparkHome(Path(described.spark_home))
-    name = f"inside-{described.key}-{executor}"
-    plan = ExecutorPlan(
-        application=application,
-        executor=executor,
-        host=driver_host(described.driver_url),
-        slots=described.local_slots,
-        java=find_java(),
-        spark_home=spark.root,
-        jar=shim_jar(spark, home.jars),
-        scratch=home.tmp / "executors" / name,
-        logs=home.app_logs(described.id) / str(executor),
-        # The driver's own interpreter is on this very machine: its path is right as it is.
-        pythons={},
-        max_frame_bytes=settings.frame_max_bytes,
-    )
-    return ExecutorProcess(plan, on_frames)
+log = get_logger(__name__)
 
 
-def driver_host(driver_url: str) -> str:
-    """The host in `spark://CoarseGrainedScheduler@host:port`."""
-    return driver_url.rpartition("@")[2].rpartition(":")[0]
+class InsideExecutor:
+    """One executor JVM beside the driver, with the slots that `local[N]` would have had.
 
+    The agent feeds it as a worker would.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        described: DriverApplication,
+        application: Application,
+        home: Home,
+        settings: Settings,
+    ) -> None:
+        self._driver = driver
+        self._described = described
+        self._application = application
+        self._home = home
+        self._settings = settings
+        self._process: ExecutorProcess | None = None
+        self._id = 0
+
+    def owns(self, executor: int) -> bool:
+        return self._process is not None and executor == self._id
+
+    def send(self, data: bytes) -> None:
+        """Hands it frames of the driver."""
+        if self._process is not None:
+            self._process.send(data)
+
+    async def run(self) -> None:
+        """One life, from its start until Spark has been told of its end."""
+        self._id = await self._driver.reserve_executor_ids(1)
+        try:
+            self._process = ExecutorProcess(self._plan(), self._collect)
+            port = await self._process.start()
+        except (ExecutorFailedToStart, ConfigurationError) as error:
+            self._process = None
+            await self._driver.warn(f"The slots inside cannot be used: {error}")
+            return
+        slots = self._described.local_slots
+        await self._driver.register_executor(self._id, self._host, port, slots)
+        log.info("inside.ready", executor=self._id, slots=slots)
+        code = await self._process.ended()
+        self._process = None
+        reason = f"the executor inside ended with exit status {code}"
+        await self._driver.remove_executor(self._id, reason, code in APPLICATION_EXITS)
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await self._process.stop()
+
+    @property
+    def _host(self) -> str:
+        """The host in `spark://CoarseGrainedScheduler@host:port`."""
+        return self._described.driver_url.rpartition("@")[2].rpartition(":")[0]
+
+    def _collect(self, frames: list[Frame]) -> None:
+        self._driver.send(b"".join([frame.raw for frame in frames]))
+
+    def _plan(self) -> ExecutorPlan:
+        described = self._described
+        spark = SparkHome(Path(described.spark_home))
+        return ExecutorPlan(
+            application=self._application,
+            executor=self._id,
+            host=self._host,
+            slots=described.local_slots,
+            java=find_java(),
+            spark_home=spark.root,
+            jar=shim_jar(spark, self._home.jars),
+            scratch=self._home.tmp / "executors" / f"inside-{described.key}-{self._id}",
+            logs=self._home.app_logs(described.id) / str(self._id),
+            # The driver's own interpreter is on this very machine: its path is right as it is.
+            pythons={},
+            max_frame_bytes=self._settings.frame_max_bytes,
+        )

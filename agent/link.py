@@ -65,6 +65,10 @@ class DispatcherLink:
         """Sends frames for executors of this dispatcher's workers."""
         self._tasks.put(data)
 
+    def ping(self) -> None:
+        """Shows the dispatcher that this application lives."""
+        self._tasks.ping()
+
     async def run(self) -> str:
         """Serves the open link; returns why it ended."""
         sending = asyncio.create_task(self._send())

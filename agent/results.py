@@ -41,9 +41,11 @@ def new_results_app(
         if executor is None:
             raise HTTPException(409, "this stream is over; open another", CLOSE)
         async for frames in frames_of(request, settings.frame_max_bytes):
-            for frame in frames:
+            states = [frame for frame in frames if frame.kind != Kind.PING]
+            for frame in states:
                 _check(frame, executor)
-            deliver(b"".join([frame.raw for frame in frames]))
+            if states:
+                deliver(b"".join([frame.raw for frame in states]))
 
     return app
 

@@ -7,13 +7,12 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from agent.driver import Driver, DriverAddress, DriverError
 from agent.fallback import Emptiness
-from agent.inside import driver_host, inside_executor
+from agent.inside import InsideExecutor
 from agent.link import DispatcherLink
 from agent.python_version import driver_python
 from agent.results import new_results_app
 from common.client import new_client
-from common.errors import RefusedError, UnreachableError
-from common.executor import ExecutorFailedToStart, ExecutorProcess
+from common.errors import EnvironmentProblem, RefusedError, UnreachableError
 from common.frames import Frame, Kind, encode
 from common.logs import configure, get_logger
 from common.messages import (
@@ -62,8 +61,9 @@ class AgentService(Service):
         self._links: dict[str, DispatcherLink] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._routes: dict[int, DispatcherLink] = {}
-        self._inside: ExecutorProcess | None = None
-        self._inside_id = 0
+        self._unused_ids: dict[str, int] = {}
+        self._inside: InsideExecutor
+        self._inside_life: asyncio.Task[None] | None = None
         self._registry_problem = ""
         self._emptiness = Emptiness(settings, self._driver, self._start_inside)
         self._described: DriverApplication
@@ -73,6 +73,14 @@ class AgentService(Service):
         await self._driver.connect(self._take)
         self._described = await self._driver.application()
         self._application = self._describe()
+        self._inside = InsideExecutor(
+            self._driver, self._described, self._application, self._home, self._settings
+        )
+        try:
+            await self._registry.dispatchers()
+        except UnreachableError as error:
+            # An empty pool, for now: the fallback decides. A refused password ends the agent.
+            self._registry_problem = str(error)
         logs = self._home.app_logs(self._described.id)
         configure(self._settings.log_level, logs / "agent.log")
         log.info("agent.started", app=self._described.id, key=self._described.key)
@@ -91,7 +99,7 @@ class AgentService(Service):
 
     async def shutdown(self) -> None:
         closing = [link.close() for link in self._links.values()]
-        if self._inside is not None:
+        if self._inside_life is not None:
             closing.append(self._inside.stop())
         try:
             async with asyncio.timeout(GOODBYE_S):
@@ -108,7 +116,7 @@ class AgentService(Service):
     def _take(self, frames: list[Frame]) -> None:
         """What the driver sends; a task for an executor that is gone is left to Spark."""
         for frame in frames:
-            if frame.executor == self._inside_id and self._inside is not None:
+            if self._inside.owns(frame.executor):
                 self._inside.send(frame.raw)
             elif (link := self._routes.get(frame.executor)) is not None:
                 link.send(frame.raw)
@@ -117,20 +125,24 @@ class AgentService(Service):
 
     async def _watch(self, tasks: asyncio.TaskGroup) -> None:
         if self._settings.reschedule_dst_executor is Destination.HYBRID:
-            tasks.create_task(self._start_inside())
+            await self._start_inside()
         await self._find_dispatchers(tasks)
         await self._promise()
         while True:
             await asyncio.sleep(TICK_S)
             self._driver.send(SYNC)
+            for link in self._links.values():
+                link.ping()
             await self._find_dispatchers(tasks)
-            await self._emptiness.judge(len(self._routes), self._why_empty())
+            if self._settings.reschedule_dst_executor is Destination.EXTERNAL:
+                await self._emptiness.judge(len(self._routes), self._why_empty())
 
     async def _find_dispatchers(self, tasks: asyncio.TaskGroup) -> None:
         try:
             entries = await self._registry.dispatchers()
             self._registry_problem = ""
-        except UnreachableError as error:
+        except (UnreachableError, EnvironmentProblem) as error:
+            # Those who have found each other go on without it.
             self._registry_problem = str(error)
             return
         new = [entry for entry in entries if entry.id not in self._serving]
@@ -140,15 +152,15 @@ class AgentService(Service):
                 self._serving[link.entry.id] = tasks.create_task(self._serve(link))
 
     async def _open(self, entry: Entry) -> DispatcherLink | None:
-        hello = ApplicationHello(
-            application=self._application,
-            first_executor=await self._driver.reserve_executor_ids(ID_BLOCK),
-        )
+        first = self._unused_ids.pop(entry.id, 0)
+        first = first or await self._driver.reserve_executor_ids(ID_BLOCK)
+        hello = ApplicationHello(application=self._application, first_executor=first)
         limits = (self._settings.heartbeat, self._settings.frame_max_bytes)
         link = DispatcherLink(self._client, entry, hello, limits, self._on_event)
         try:
             await link.open()
         except (UnreachableError, RefusedError) as error:
+            self._unused_ids[entry.id] = first
             log.warning("dispatcher.unusable", dispatcher=entry.id, reason=str(error))
             return None
         return link
@@ -198,8 +210,7 @@ class AgentService(Service):
 
     async def _promise(self) -> None:
         slots = sum(link.slots for link in self._links.values())
-        hybrid = self._settings.reschedule_dst_executor is Destination.HYBRID
-        if self._described.local_master and (hybrid or self._inside is not None):
+        if self._inside_life is not None:
             slots += self._described.local_slots
         await self._driver.promise(slots)
 
@@ -210,31 +221,17 @@ class AgentService(Service):
             return "no dispatcher is registered; run sbin/start-all.sh"
         return "no worker serves this application; see spark-proxy status"
 
-    async def _start_inside(self) -> None:
-        """Starts the slots inside, on this machine; once."""
-        if self._inside is not None or not self._described.local_master:
-            return
-        self._inside_id = await self._driver.reserve_executor_ids(1)
-        self._inside = inside_executor(
-            self._described,
-            self._application,
-            self._inside_id,
-            self._home,
-            self._settings,
-            lambda frames: self._driver.send(b"".join([frame.raw for frame in frames])),
-        )
-        try:
-            port = await self._inside.start()
-        except ExecutorFailedToStart as error:
-            await self._driver.warn(str(error))
-            self._inside = None
-            return
-        await self._driver.register_executor(
-            self._inside_id,
-            driver_host(self._described.driver_url),
-            port,
-            self._described.local_slots,
-        )
+    async def _start_inside(self) -> bool:
+        """Starts the slots inside unless they are there; whether a job can run inside at all.
+
+        Under a cluster manager the slots inside are the manager's, and not ours to start.
+        """
+        if not self._described.local_master:
+            return False
+        if self._inside_life is None or self._inside_life.done():
+            self._inside_life = asyncio.create_task(self._inside.run())
+            await self._promise()
+        return True
 
     def _describe(self) -> Application:
         described = self._described

@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from common.errors import RefusedError, UnreachableError
 
@@ -48,7 +48,12 @@ async def ask(
     client: httpx.AsyncClient, method: str, url: str, message: BaseModel, reply: type[Reply]
 ) -> Reply:
     """As `call`, with the answer as a message."""
-    return reply.model_validate_json(await call(client, method, url, message))
+    answer = await call(client, method, url, message)
+    try:
+        return reply.model_validate_json(answer)
+    except ValidationError as error:
+        problem = f"its answer is no {reply.__name__}; does it have another version?"
+        raise UnreachableError(url, problem) from error
 
 
 def check(response: httpx.Response, url: str) -> None:

@@ -14,7 +14,7 @@ from common.channel import FrameChannel
 from common.errors import SparkProxyError
 from common.frames import Frame, Kind
 from common.messages import Application, ExecutorLaunch
-from common.security import new_token
+from common.security import TOKEN_VARIABLE, new_token
 
 MAIN_CLASS = "org.apache.spark.external.ExternalExecutor"
 # A JVM that has not fetched the driver's settings by then never will.
@@ -77,6 +77,8 @@ class ExecutorPlan:
         # Our own environment's Python path is not for the tasks; the application's is.
         if "PYTHONPATH" not in request.environment:
             environment.pop("PYTHONPATH", None)
+        # Tasks are other people's code.
+        environment.pop(TOKEN_VARIABLE, None)
         return environment
 
     def launch(self, port: int, token: str) -> ExecutorLaunch:
@@ -187,12 +189,16 @@ class ExecutorProcess:
         raise ExecutorFailedToStart(f"no answer in {START_TIMEOUT_S:.0f} s", self.log_file)
 
     def _open_channel(self, token: str) -> FrameChannel:
-        channel = FrameChannel(self._plan.max_frame_bytes, self._take, lambda: None, token)
-        self._channel = channel
+        def take(frames: list[Frame]) -> None:
+            self._take(channel, frames)
+
+        channel = FrameChannel(self._plan.max_frame_bytes, take, lambda: None, token)
         return channel
 
-    def _take(self, frames: list[Frame]) -> None:
+    def _take(self, channel: FrameChannel, frames: list[Frame]) -> None:
         if frames[0].kind == Kind.READY and not self._ready.done():
+            # Only now: whoever connects to this port first need not be our JVM.
+            self._channel = channel
             self._ready.set_result(int(frames.pop(0).payload))
         if frames:
             self._on_frames(frames)

@@ -31,7 +31,7 @@ CHOOSE_BY_VERSION = """\
 spark_proxy=$(basename "$SPARK_HOME"/jars/spark-core_*.jar .jar)
 spark_proxy=${spark_proxy#spark-core_}
 spark_proxy=${spark_proxy#*-}_${spark_proxy%%-*}
-if ! grep -qsF "/spark-proxy-$spark_proxy-" "$SPARK_CONF_DIR/spark-defaults.conf"; then
+if ! grep -qsF "/spark-proxy-$spark_proxy.jar" "$SPARK_CONF_DIR/spark-defaults.conf"; then
   if ! [ -d "$SPARK_CONF_DIR/spark-$spark_proxy" ]; then
     echo "Spark-Proxy is not set up for $SPARK_HOME. Set SPARK_HOME to it and run sbin/setup.sh" >&2
     exit 2

@@ -14,9 +14,12 @@ END = "# <<< spark-proxy <<<"
 MADE_FILE = "# This file was made with the block, and goes with it."
 MADE_FOLDER = "# This folder was made with the block, and goes with it."
 # The line break before the block is part of it: a file that ended without one does so again
-# when the block is gone. An editor may have changed the line ends since.
+# when the block is gone. An editor may have changed the line ends since; where it has not, a
+# carriage return before the block is the file's own. A begin without an end is nobody's block.
 _BLOCK = re.compile(
-    rf"(?:\r?\n)?{re.escape(BEGIN)}(?P<body>.*?){re.escape(END)}(?:\r?\n)?", re.DOTALL
+    rf"(?:\r\n(?={BEGIN}\r)|\n(?!{BEGIN}\r))?"
+    rf"^{BEGIN}(?P<body>(?:(?!^{BEGIN}).)*?)^{END}(?:\r?\n)?",
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -43,7 +46,10 @@ class MarkedFile:
             made = tuple(note for note, place in places.items() if not place.exists())
             return cls(path, text, "", made)
         made = tuple(note for note in (MADE_FILE, MADE_FOLDER) if note in found["body"])
-        return cls(path, text[: found.start()] + text[found.end() :], found[0], made)
+        above, below = text[: found.start()], text[found.end() :]
+        # What was added below the block is a line of its own without it, too.
+        joint = "\n" if above and below and not above.endswith("\n") else ""
+        return cls(path, above + joint + below, found[0], made)
 
     def hook(self, lines: Iterable[str]) -> bool:
         """Puts these lines into the block; false when they were there already."""

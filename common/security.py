@@ -48,17 +48,8 @@ def redis_password(settings: Settings, home: Home) -> SecretStr:
 
 def _kept_secret(path: Path) -> str:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and linked into place: whoever comes second reads the first one's.
-        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(new_token() + "\n")
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(draft)
+        if not path.exists():
+            _make_secret(path)
         kept = path.read_text().strip()
     except OSError as error:
         raise EnvironmentProblem(
@@ -68,3 +59,17 @@ def _kept_secret(path: Path) -> str:
     if not kept:
         raise EnvironmentProblem(f"the secret in {path} is empty", "Remove the file for a new one")
     return kept
+
+
+def _make_secret(path: Path) -> None:
+    """Written aside and linked into place: whoever comes second reads the first one's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(new_token() + "\n")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(draft)

@@ -34,19 +34,20 @@ def shim_jar(spark: SparkHome, jars: Path) -> Path:
         EnvironmentProblem: no Java, no compiler in this Spark, or it refuses the sources.
     """
     sources = _sources()
-    digest = hashlib.sha256("".join(sources.values()).encode()).hexdigest()[:12]
-    version = spark.version.replace("/", "_")
-    jar = jars / f"spark-proxy-{version}-{digest}.jar"
-    if jar.is_file():
-        return jar
+    digest = hashlib.sha256("".join(sources.values()).encode()).hexdigest().encode()
+    # One name for ever, so that what was hooked once stays hooked after an update.
+    jar = jars / f"spark-proxy-{spark.version.replace('/', '_')}.jar"
     jars.mkdir(parents=True, exist_ok=True)
     with _locked(jars / ".building"):
-        if not jar.is_file():
-            _build(spark, sources, jar)
-            for old in jars.glob(f"spark-proxy-{version}-*.jar"):
-                if old != jar:
-                    old.unlink()
+        if not jar.is_file() or _digest(jar) != digest:
+            _build(spark, sources, digest, jar)
     return jar
+
+
+def _digest(jar: Path) -> bytes:
+    """Of the sources that the jar was built from: the comment of the archive."""
+    with zipfile.ZipFile(jar) as archive:
+        return archive.comment
 
 
 def _sources() -> dict[str, str]:
@@ -65,7 +66,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(spark: SparkHome, sources: dict[str, str], jar: Path) -> None:
+def _build(spark: SparkHome, sources: dict[str, str], digest: bytes, jar: Path) -> None:
     with tempfile.TemporaryDirectory(dir=jar.parent) as folder:
         draft = Path(folder) / jar.name
         paths = []
@@ -88,4 +89,5 @@ def _build(spark: SparkHome, sources: dict[str, str], jar: Path) -> None:
             )
         with zipfile.ZipFile(draft, "a") as archive:
             archive.writestr(SERVICE, CLUSTER_MANAGER + "\n")
+            archive.comment = digest
         os.replace(draft, jar)

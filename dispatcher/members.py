@@ -38,6 +38,10 @@ class Worker:
     state: WorkerState = WorkerState.ATTACHED
     report: WorkerReport | None = None
     reports: int = 0
+    heard: float = 0.0
+    """When it last reported, in seconds of the event loop's clock."""
+    streaming: bool = False
+    """Whether somebody reads its stream, which only one can."""
     executors: dict[tuple[str, int], "Executor"] = field(default_factory=dict)
 
     @property
@@ -93,6 +97,10 @@ class ServedApplication:
     executors: dict[int, "Executor"] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     counts: dict[str, ApplicationCounts] = field(default_factory=dict)
+    promised: int = 0
+    """Slots that its agent was last told of."""
+    heard: float = 0.0
+    """When its agent last sent something, in seconds of the event loop's clock."""
 
     @property
     def key(self) -> str:

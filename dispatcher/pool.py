@@ -58,7 +58,7 @@ class Pool:
         """A worker comes, or comes back: then what it had here before is lost."""
         if (before := self.workers.get(hello.id)) is not None:
             self.lose(before, WorkerState.LOST, "it attached again")
-        worker = Worker(hello)
+        worker = Worker(hello, heard=_now())
         self.workers[hello.id] = worker
         log.info("worker.attached", worker=hello.id, host=hello.host, slots=hello.slots)
         self.place()
@@ -81,11 +81,22 @@ class Pool:
     async def report(self, worker: Worker, report: WorkerReport) -> None:
         worker.report = report
         worker.reports += 1
+        worker.heard = _now()
         for key, counts in report.applications.items():
             if (app := self.applications.get(key)) is not None:
                 app.counts[worker.id] = counts
         async with self._reported:
             self._reported.notify_all()
+
+    def lose_silent(self, limit_s: float) -> None:
+        """Gives up the workers and applications that were not heard of for so long."""
+        before = _now() - limit_s
+        for worker in list(self.workers.values()):
+            if worker.heard < before:
+                self.lose(worker, WorkerState.LOST, f"it was silent for {limit_s:g} s")
+        for app in list(self.applications.values()):
+            if app.heard < before:
+                self.close(app.key, f"its agent was silent for {limit_s:g} s")
 
     async def refresh(self, timeout_s: float) -> None:
         """Asks every attached worker for a report and waits for them, up to the bound."""
@@ -165,7 +176,7 @@ class Pool:
         """An application comes, or its agent comes back: then it starts anew here."""
         key = hello.application.key
         self.close(key, "its agent opened it again")
-        app = ServedApplication(hello.application, hello.first_executor)
+        app = ServedApplication(hello.application, hello.first_executor, heard=_now())
         self.applications[key] = app
         log.info("app.opened", app=app.application.id, name=app.application.name, key=key)
         self.place()
@@ -221,7 +232,10 @@ class Pool:
         Raises:
             FrameMalformed: a frame that this application's driver does not send.
         """
+        app.heard = _now()
         for frame in frames:
+            if frame.kind == Kind.PING:
+                continue
             if frame.kind not in DRIVER_KINDS or frame.app != int(app.key, 16):
                 raise FrameMalformed("kind", frame.kind, f"a frame of the driver of {app.key}")
             executor = app.executors.get(frame.executor)
@@ -237,11 +251,11 @@ class Pool:
         for app in self.applications.values():
             if app.state is ApplicationState.FINISHED:
                 continue
-            before = app.slots
             free = [worker for worker in self.workers.values() if self._is_free(worker, app)]
             for worker in self._select(free, lambda one: one.load):
                 self._start(app, worker)
-            if app.slots != before:
+            if app.slots != app.promised:
+                app.promised = app.slots
                 app.tell(PoolChanged(slots=app.slots))
 
     def _is_free(self, worker: Worker, app: ServedApplication) -> bool:
@@ -251,8 +265,7 @@ class Pool:
             return False
         refusal = app.refusals.get(worker.id)
         if refusal is not None:
-            now = asyncio.get_running_loop().time()
-            return refusal.retry_at is not None and refusal.retry_at <= now
+            return refusal.retry_at is not None and refusal.retry_at <= _now()
         if (reason := misfit(worker.hello, app)) is not None:
             self._refuse(app, worker, reason, None)
             return False
@@ -275,13 +288,16 @@ class Pool:
     def _refuse(
         self, app: ServedApplication, worker: Worker, reason: str, retry_s: float | None
     ) -> None:
-        now = asyncio.get_running_loop().time()
         known = app.refusals.get(worker.id)
-        retry_at = now + retry_s if retry_s is not None else None
+        retry_at = _now() + retry_s if retry_s is not None else None
         app.refusals[worker.id] = Refusal(reason, retry_at)
         if known is None or known.reason != reason:
             log.warning("app.refused", app=app.application.id, worker=worker.id, reason=reason)
             app.tell(WorkerRefused(worker=worker.id, reason=reason))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def misfit(worker: WorkerHello, app: ServedApplication) -> str | None:

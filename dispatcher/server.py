@@ -74,6 +74,9 @@ def _add_worker_routes(app: FastAPI, pool: Pool, settings: Settings) -> None:
     async def push(worker_id: str, stream: Stream) -> StreamingResponse:
         """Tasks and commands, for as long as the worker is there."""
         worker = pool.worker(worker_id, stream)
+        if worker.streaming:
+            raise RefusedError("dispatcher", 409, f"the stream of worker {worker_id} is taken")
+        worker.streaming = True
         return frame_stream(_push(pool, worker))
 
     @app.post("/workers/{worker_id}/report", status_code=204)

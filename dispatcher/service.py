@@ -59,6 +59,7 @@ class DispatcherService(Service):
             for _ in range(PINGS_PER_HEARTBEAT):
                 await asyncio.sleep(self._settings.heartbeat / PINGS_PER_HEARTBEAT)
                 self._ping()
+                self.pool.lose_silent(self._settings.heartbeat)
                 self.pool.place()
             try:
                 await self._register()

@@ -100,16 +100,17 @@ ensure_venv() {
   logged "$PYTHON" -m venv --clear "$VENV" || die 1 "The environment could not be made: see $LOG"
 }
 
-# The stamp is what was installed: done again when the requirements or the place change.
+# The stamp is what was installed: done again when the requirements or the place change. A link
+# to the environment is no other place, and what the tests need is more than the rest.
 ensure_project() {
   local extras=$1 stamp wanted
   stamp=$VENV/.installed$extras
-  wanted=$(cat "$SOURCES/pyproject.toml" - <<<"$SOURCES $VENV" | sha256sum)
+  wanted=$(cat "$SOURCES/pyproject.toml" - <<<"$SOURCES $(realpath "$VENV")" | sha256sum)
   [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
   step "Installing the project and what it needs${extras:+, the tests too}"
   logged "$VENV/bin/python" -m pip install --disable-pip-version-check -e "$SOURCES$extras" ||
     die 1 "The project could not be installed: see $LOG"
-  echo "$wanted" >"$stamp"
+  echo "$wanted" | tee "$VENV/.installed" >"$stamp"
 }
 
 ensure_spark() {

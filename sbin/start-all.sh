@@ -11,7 +11,8 @@ start_role() {
     if [[ $role != "$1" ]]; then
       continue
     elif [[ $host == localhost ]]; then
-      eval "run_script $command" &
+      # Without the exit, bash gives 1 for whatever status an eval in the background ends with.
+      { eval "run_script $command" || exit; } &
     else
       # The token goes by standard input: a command line is for everyone to read.
       ssh -o BatchMode=yes "$host" "$command" <<<"$token" &

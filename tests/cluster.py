@@ -162,6 +162,10 @@ class Cluster:
         """The last application of this name."""
         return [app for app in self.status().apps if app.name == name][-1]
 
+    def running(self, name: str) -> int:
+        """Tasks that run for the applications of this name; none where there is none yet."""
+        return sum(app.running for app in self.status().apps if app.name == name)
+
     def worker_status(self, worker: ServiceProcess) -> WorkerStatus:
         return next(w for w in self.status().workers if w.pid == worker.pid)
 

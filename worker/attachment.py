@@ -1,8 +1,10 @@
 """The worker's place at a dispatcher: the stream it takes tasks from, and its reports."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from itertools import cycle
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -48,11 +50,13 @@ class Attachment:
     ) -> None:
         self._client = client
         self._hello = hello
-        self._urls = urls
+        # Dispatchers share the workers without talking to each other: by chance.
+        self._urls = random.sample(urls, len(urls))
         self._max_frame_bytes = max_frame_bytes
         self._home = ""
         self._welcome: WorkerWelcome | None = None
         self._reporting = asyncio.Lock()
+        self._leaving = False
 
     @property
     def dispatcher(self) -> str:
@@ -60,25 +64,27 @@ class Attachment:
         return self._home.rpartition("/workers/")[0] if self._welcome else ""
 
     async def run(self, runtime: Runtime) -> None:
-        """Serves dispatchers until cancelled."""
+        """Serves dispatchers until cancelled, or until it has left."""
         told = ""
-        while True:
-            for url in self._urls:
-                try:
-                    await self._serve(url, runtime)
-                except (UnreachableError, RefusedError, FrameError, httpx.HTTPError) as error:
-                    problem = str(error) or type(error).__name__
-                    if problem != told:
-                        log.warning("dispatcher.lost", dispatcher=url, reason=problem)
-                    told = problem
-                finally:
-                    self._welcome = None
-                # Whoever lost us has given up our executors, and their tasks run elsewhere.
-                await runtime.stop_all()
+        for url in cycle(self._urls):
+            try:
+                await self._serve(url, runtime)
+            except (UnreachableError, RefusedError, FrameError, httpx.HTTPError) as error:
+                problem = str(error) or type(error).__name__
+                if problem != told:
+                    log.warning("dispatcher.lost", dispatcher=url, reason=problem)
+                told = problem
+            finally:
+                self._welcome = None
+            # Whoever lost us has given up our executors, and their tasks run elsewhere.
+            await runtime.stop_all()
+            if self._leaving:
+                return
             await asyncio.sleep(RETRY_S)
 
     async def leave(self) -> None:
         """Says goodbye, so that nobody waits for this worker."""
+        self._leaving = True
         if self._welcome is not None:
             with suppress(UnreachableError, RefusedError):
                 await call(self._client, "DELETE", f"{self._home}?stream={self._welcome.stream}")

@@ -14,6 +14,8 @@ from common.outbox import Outbox
 
 log = get_logger(__name__)
 RETRY_S = 0.2
+# A broken connection shows only when something is written to it.
+PING_S = 1.0
 
 
 class ResultStream:
@@ -44,6 +46,7 @@ class ResultStream:
 
     async def run(self) -> None:
         """Sends until `close`; ends early when the agent refuses this executor."""
+        pinging = asyncio.create_task(self._ping())
         try:
             while not await self._stream():
                 await asyncio.sleep(RETRY_S)
@@ -51,12 +54,18 @@ class ResultStream:
         except RefusedError as error:
             log.warning("results.refused", executor=self._executor, reason=str(error))
         finally:
+            pinging.cancel()
             await self._client.aclose()
 
     def close(self) -> None:
         """Lets `run` end once what is here has been sent."""
         self._closing = True
         self._outbox.close()
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(PING_S)
+            self._outbox.ping()
 
     async def _stream(self) -> bool:
         """One connection, from opening to end; whether everything was sent."""

@@ -49,7 +49,7 @@ class SlotGate:
         share = self._shares.setdefault((frame.app, frame.executor), _Share())
         if frame.task in share.running or any(w.task == frame.task for w in share.waiting):
             return
-        if frame.barrier or (self.busy + frame.slots <= self._slots and not self._queue()):
+        if frame.barrier or (self.busy + self._takes(frame) <= self._slots and not self._queue()):
             self._run(share, frame)
         else:
             share.waiting.append(frame)
@@ -84,9 +84,13 @@ class SlotGate:
 
     def _run(self, share: _Share, frame: Frame) -> None:
         share.turn = self._turns = self._turns + 1
-        share.running[frame.task] = frame.slots
-        self.busy += frame.slots
+        share.running[frame.task] = slots = self._takes(frame)
+        self.busy += slots
         self._start(frame)
+
+    def _takes(self, frame: Frame) -> int:
+        """Slots of the task; one that wants more than there are may have them all."""
+        return min(frame.slots, self._slots)
 
     def _queue(self) -> list[_Share]:
         return [share for share in self._shares.values() if share.waiting]
@@ -94,6 +98,6 @@ class SlotGate:
     def _fill(self) -> None:
         while queue := self._queue():
             share = min(queue, key=lambda one: (one.busy, one.turn))
-            if self.busy + share.waiting[0].slots > self._slots:
+            if self.busy + self._takes(share.waiting[0]) > self._slots:
                 return
             self._run(share, share.waiting.popleft())

@@ -91,8 +91,15 @@ private[spark] object Master {
       Seq(sc.addedFiles, sc.addedArchives).foreach(_.values.foreach(
         serve(_, sc.env.rpcEnv.fileServer.addFile)))
       sc.addedJars.values.foreach(serve(_, sc.env.rpcEnv.fileServer.addJar))
+      submittedMemory.foreach(sc.conf.setIfMissing("spark.executor.memory", _))
     }
     inside
+  }
+
+  /** `--executor-memory`, which spark-submit does not pass on where the master is a local one. */
+  private def submittedMemory: Option[String] = {
+    val words = sys.props.getOrElse("sun.java.command", "").split(' ')
+    words.sliding(2).collectFirst { case Array("--executor-memory", memory) => memory }
   }
 
   /**

@@ -128,9 +128,10 @@ private[spark] object ExternalPool extends Logging {
 
   private def executorRequest(sc: SparkContext): Map[String, Any] = {
     val conf = sc.conf
+    val memoryMb = conf.getSizeAsMb("spark.executor.memory", "1g")
     Map(
-      "memory_mb" -> sc.executorMemory,
-      "overhead_mb" -> overheadMb(conf, sc.executorMemory),
+      "memory_mb" -> memoryMb,
+      "overhead_mb" -> overheadMb(conf, memoryMb),
       "java_options" -> Seq("spark.executor.defaultJavaOptions", "spark.executor.extraJavaOptions")
         .flatMap(conf.getOption(_)).mkString(" "),
       "class_path" -> conf.get("spark.executor.extraClassPath", ""),
@@ -152,7 +153,7 @@ private[spark] object ExternalPool extends Logging {
   }
 
   /** As Spark's resource profiles count it: a tenth, 384 MB at least, off-heap and PySpark. */
-  private def overheadMb(conf: SparkConf, memoryMb: Int): Long = {
+  private def overheadMb(conf: SparkConf, memoryMb: Long): Long = {
     val overhead = conf.getSizeAsMb("spark.executor.memoryOverhead",
       s"${math.max(memoryMb / 10, 384)}m")
     val offHeap = Utils.executorOffHeapMemorySizeAsMb(conf)

@@ -74,8 +74,7 @@ private[spark] class Home(val root: File) {
     value
   }
 
-  private def confDir: File =
-    sys.env.get("EXTERNAL_SPARK_CONF_DIR").map(new File(_)).getOrElse(new File(root, "conf"))
+  private def confDir: File = Home.folder("EXTERNAL_SPARK_CONF_DIR").getOrElse(new File(root, "conf"))
 }
 
 private[spark] object Home {
@@ -87,6 +86,9 @@ private[spark] object Home {
   def find(): Home = {
     def ofJar = new File(getClass.getProtectionDomain.getCodeSource.getLocation.toURI)
       .getParentFile.getParentFile
-    new Home(sys.env.get("EXTERNAL_SPARK_HOME").map(new File(_)).getOrElse(ofJar))
+    new Home(folder("EXTERNAL_SPARK_HOME").getOrElse(ofJar))
   }
+
+  private def folder(variable: String): Option[File] =
+    sys.env.get(variable).filter(_.nonEmpty).map(new File(_))
 }
