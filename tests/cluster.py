@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from common.messages import ApplicationStatus, PoolStatus, WorkerStatus
+from common.messages import ApplicationStatus, PoolStatus
 from common.security import TOKEN_FILE
 from common.shim import shim_jar
 from common.spark import SparkHome
@@ -166,9 +166,6 @@ class Cluster:
         """Tasks that run for the applications of this name; none where there is none yet."""
         return sum(app.running for app in self.status().apps if app.name == name)
 
-    def worker_status(self, worker: ServiceProcess) -> WorkerStatus:
-        return next(w for w in self.status().workers if w.pid == worker.pid)
-
     def tasks_done(self) -> int:
         return sum(worker.tasks_done for worker in self.status().workers)
 
@@ -228,7 +225,7 @@ class Cluster:
             "PYSPARK_PYTHON": sys.executable,
             **(env or {}),
         }
-        driver = subprocess.Popen(
+        with subprocess.Popen(
             command,
             env=environment,
             cwd=cwd or self.folder,
@@ -236,13 +233,11 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
-        try:
-            yield driver
-        finally:
-            if driver.poll() is None:
+        ) as driver:
+            try:
+                yield driver
+            finally:
                 driver.kill()
-                driver.communicate()
 
     def _event_log(self) -> Path:
         return self.folder / "events" / str(self._jobs)
