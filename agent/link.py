@@ -1,14 +1,14 @@
 """The agent's link to one dispatcher: tasks out, executor events in."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import httpx
 from pydantic import ValidationError
 
-from common.client import CALL_TIMEOUT_S, STREAM_TIMEOUT, ask, call, check
+from common.client import ask, call, pushed_frames, send_frames
 from common.errors import FrameError, RefusedError, UnreachableError
-from common.frames import FrameDecoder, Kind
+from common.frames import Kind
 from common.logs import get_logger
 from common.messages import (
     AGENT_EVENT,
@@ -92,34 +92,21 @@ class DispatcherLink:
 
     async def _send(self) -> None:
         url = f"{self._base}/tasks?stream={self._stream}"
-        content = self._tasks.stream()
-        response = await self._client.post(url, content=content, timeout=STREAM_TIMEOUT)
-        check(response, url)
+        await send_frames(self._client, url, self._tasks.stream())
 
     async def _receive(self) -> None:
-        async for event in self._events():
-            await self._on_event(self, event)
-
-    async def _events(self) -> AsyncIterator[AgentEvent]:
         url = f"{self._base}/events?stream={self._stream}"
-        timeout = httpx.Timeout(CALL_TIMEOUT_S, read=self._heartbeat_s)
-        decoder = FrameDecoder(self._max_frame_bytes)
-        async with self._client.stream("GET", url, timeout=timeout) as response:
-            if response.is_error:
-                await response.aread()
-                check(response, url)
-            async for chunk in response.aiter_raw():
-                for frame in decoder.feed(chunk):
-                    if frame.kind == Kind.CONTROL:
-                        yield AGENT_EVENT.validate_json(frame.payload)
+        async for frame in pushed_frames(
+            self._client, url, self._heartbeat_s, self._max_frame_bytes
+        ):
+            if frame.kind == Kind.CONTROL:
+                await self._on_event(self, AGENT_EVENT.validate_json(frame.payload))
 
 
 def _told(ended: asyncio.Task[None]) -> str:
     error = ended.exception()
     if error is None:
         return "the dispatcher ended the stream"
-    if isinstance(
-        error, httpx.HTTPError | RefusedError | UnreachableError | FrameError | ValidationError
-    ):
-        return str(error) or type(error).__name__
+    if isinstance(error, RefusedError | UnreachableError | FrameError | ValidationError):
+        return str(error)
     raise error

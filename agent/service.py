@@ -26,7 +26,7 @@ from common.messages import (
     WorkerRefused,
 )
 from common.registry import Entry, Registry
-from common.security import new_token, pool_token, redis_password
+from common.security import new_token, pool_token
 from common.service import HttpServer, Service
 from common.settings import Destination, Home, Settings
 
@@ -51,12 +51,7 @@ class AgentService(Service):
             settings, self._results_token, self._metrics(), self._driver.send
         )
         self.server = HttpServer(app, settings.agent_host, 0, "agent.host")
-        self._registry = Registry(
-            settings.redis_host or "127.0.0.1",
-            settings.redis_port,
-            redis_password(settings, home),
-            settings.heartbeat,
-        )
+        self._registry = Registry(settings, home)
         self._client = new_client(pool_token(settings, home))
         self._links: dict[str, DispatcherLink] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}

@@ -1,11 +1,13 @@
 """How our processes call each other: httpx with the token, and errors of our own."""
 
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from common.errors import RefusedError, UnreachableError
+from common.frames import Frame, FrameDecoder
 
 Reply = TypeVar("Reply", bound=BaseModel)
 # A short request that is not answered by then will not be.
@@ -54,6 +56,48 @@ async def ask(
     except ValidationError as error:
         problem = f"its answer is no {reply.__name__}; does it have another version?"
         raise UnreachableError(url, problem) from error
+
+
+async def pushed_frames(
+    client: httpx.AsyncClient, url: str, silence_s: float, max_frame_bytes: int
+) -> AsyncIterator[Frame]:
+    """The frames that the other side pushes, for as long as it does.
+
+    Args:
+        silence_s: a longer pause means that it is gone: it pings when it has nothing to say.
+
+    Raises:
+        RefusedError: it does not open the stream.
+        UnreachableError: the stream ended, by whatever cause.
+        FrameError: what came is no stream of frames.
+    """
+    decoder = FrameDecoder(max_frame_bytes)
+    timeout = httpx.Timeout(CALL_TIMEOUT_S, read=silence_s)
+    try:
+        async with client.stream("GET", url, timeout=timeout) as response:
+            if response.is_error:
+                await response.aread()
+                check(response, url)
+            async for chunk in response.aiter_raw():
+                for frame in decoder.feed(chunk):
+                    yield frame
+    except httpx.HTTPError as error:
+        raise UnreachableError(url, _told(error)) from error
+    raise UnreachableError(url, "it ended the stream")
+
+
+async def send_frames(client: httpx.AsyncClient, url: str, chunks: AsyncIterator[bytes]) -> None:
+    """Sends frames for as long as there are any.
+
+    Raises:
+        RefusedError: the other side refused them, and said so after the last one.
+        UnreachableError: the connection broke.
+    """
+    try:
+        response = await client.post(url, content=chunks, timeout=STREAM_TIMEOUT)
+    except httpx.HTTPError as error:
+        raise UnreachableError(url, _told(error)) from error
+    check(response, url)
 
 
 def check(response: httpx.Response, url: str) -> None:

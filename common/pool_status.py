@@ -18,10 +18,8 @@ from common.messages import (
     WorkerStatus,
 )
 from common.registry import Registry
-from common.security import pool_token, redis_password
+from common.security import pool_token
 from common.settings import Home, Settings
-
-EMBEDDED_REDIS_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ async def registered(settings: Settings, home: Home) -> list[str]:
     Raises:
         EnvironmentProblem: Redis does not answer, or refuses the password.
     """
-    host = settings.redis_host or EMBEDDED_REDIS_HOST
-    password = redis_password(settings, home)
-    registry = Registry(host, settings.redis_port, password, settings.heartbeat)
+    registry = Registry(settings, home)
     try:
         return [entry.url for entry in await registry.dispatchers()]
     except UnreachableError as error:

@@ -22,7 +22,7 @@ import typer
 
 from common.console import run
 from common.errors import EnvironmentProblem, SparkProxyError
-from common.pool_status import EMBEDDED_REDIS_HOST as HOST
+from common.registry import EMBEDDED_REDIS_HOST as HOST
 from common.security import redis_password
 from common.settings import Home, Settings
 

@@ -7,15 +7,19 @@
 Redis knows dispatchers only; workers never see it.
 """
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
 from common.errors import EnvironmentProblem, UnreachableError
+from common.security import redis_password
+from common.settings import Home, Settings
 
 PREFIX = "spark-proxy:dispatcher:"
+# Where a pool without redis.host has its Redis.
+EMBEDDED_REDIS_HOST = "127.0.0.1"
 # A registration outlives two lost heartbeats.
 EXPIRY_HEARTBEATS = 3
 # A Redis that does not answer in this time is down: nobody waits longer for it.
@@ -40,13 +44,14 @@ class Registry:
     `EnvironmentProblem` when it refuses the password.
     """
 
-    def __init__(self, host: str, port: int, password: SecretStr, heartbeat_s: float) -> None:
-        self._address = f"Redis at {host}:{port}"
-        self._expiry_ms = int(heartbeat_s * EXPIRY_HEARTBEATS * 1000)
+    def __init__(self, settings: Settings, home: Home) -> None:
+        host = settings.redis_host or EMBEDDED_REDIS_HOST
+        self._address = f"Redis at {host}:{settings.redis_port}"
+        self._expiry_ms = int(settings.heartbeat * EXPIRY_HEARTBEATS * 1000)
         self._redis = Redis(
             host=host,
-            port=port,
-            password=password.get_secret_value() or None,
+            port=settings.redis_port,
+            password=redis_password(settings, home).get_secret_value() or None,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
             # Once more for a connection that Redis closed while idle; the default waits seconds.

@@ -141,10 +141,12 @@ class Pool:
         if executor is None:
             return
         app = executor.app
-        over = executor.state is ExecutorState.STOPPING
-        if not over and message.cause in {EndCause.REFUSED, EndCause.RELEASED}:
-            again = message.cause is EndCause.REFUSED
-            self._refuse(app, worker, message.reason, RETRY_S if again else None)
+        if executor.state is not ExecutorState.STOPPING:
+            if message.cause is EndCause.REFUSED:
+                self._refuse(app, worker, message.reason, RETRY_S)
+            elif message.cause is EndCause.RELEASED:
+                # The driver knows; it has only to be remembered that none is to follow.
+                app.refusals[worker.id] = Refusal(message.reason, None)
         self._forget(executor, message.reason, message.cause is EndCause.APPLICATION)
         # Memory came free: whoever was refused for want of it may try again.
         for other in self.applications.values():

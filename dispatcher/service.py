@@ -10,7 +10,7 @@ from common.errors import EnvironmentProblem, UnreachableError
 from common.logs import get_logger
 from common.messages import ApplicationState, DispatcherStatus, WorkerState
 from common.registry import Entry, Registry
-from common.security import pool_token, redis_password
+from common.security import pool_token
 from common.service import HttpServer, Service
 from common.settings import Home, Settings
 from common.version import VERSION
@@ -33,12 +33,7 @@ class DispatcherService(Service):
         self.server = HttpServer(app, host, port, "dispatcher.port")
         self._id = f"{socket.gethostname()}-{self.server.port}"
         self._registered = False
-        self._registry = Registry(
-            settings.redis_host or "127.0.0.1",
-            settings.redis_port,
-            redis_password(settings, home),
-            settings.heartbeat,
-        )
+        self._registry = Registry(settings, home)
 
     def identity(self) -> dict[str, object]:
         return {"id": self._id, **super().identity()}

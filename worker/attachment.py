@@ -2,16 +2,16 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import cycle
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from common.client import CALL_TIMEOUT_S, ask, call, check
+from common.client import ask, call, pushed_frames
 from common.errors import FrameError, RefusedError, UnreachableError
-from common.frames import Frame, FrameDecoder, Kind
+from common.frames import Frame, Kind
 from common.logs import get_logger
 from common.messages import (
     WORKER_COMMAND,
@@ -69,11 +69,10 @@ class Attachment:
         for url in cycle(self._urls):
             try:
                 await self._serve(url, runtime)
-            except (UnreachableError, RefusedError, FrameError, httpx.HTTPError) as error:
-                problem = str(error) or type(error).__name__
-                if problem != told:
-                    log.warning("dispatcher.lost", dispatcher=url, reason=problem)
-                told = problem
+            except (UnreachableError, RefusedError, FrameError) as error:
+                if str(error) != told:
+                    log.warning("dispatcher.lost", dispatcher=url, reason=str(error))
+                told = str(error)
             finally:
                 self._welcome = None
             # Whoever lost us has given up our executors, and their tasks run elsewhere.
@@ -145,7 +144,10 @@ class Attachment:
         interval_s = self._welcome.heartbeat_s / REPORTS_PER_HEARTBEAT
         reports = asyncio.create_task(self._keep_reporting(runtime, interval_s))
         try:
-            async for frame in self._frames(self._welcome):
+            url = f"{self._home}/stream?stream={self._welcome.stream}"
+            async for frame in pushed_frames(
+                self._client, url, self._welcome.heartbeat_s, self._max_frame_bytes
+            ):
                 self._take(frame, runtime)
         finally:
             reports.cancel()
@@ -154,20 +156,6 @@ class Attachment:
         while True:
             await self.report(runtime)
             await asyncio.sleep(interval_s)
-
-    async def _frames(self, welcome: WorkerWelcome) -> AsyncIterator[Frame]:
-        """What the dispatcher pushes; its pings must come within a heartbeat."""
-        url = f"{self._home}/stream?stream={welcome.stream}"
-        timeout = httpx.Timeout(CALL_TIMEOUT_S, read=welcome.heartbeat_s)
-        decoder = FrameDecoder(self._max_frame_bytes)
-        async with self._client.stream("GET", url, timeout=timeout) as response:
-            if response.is_error:
-                await response.aread()
-                check(response, url)
-            async for chunk in response.aiter_raw():
-                for frame in decoder.feed(chunk):
-                    yield frame
-        raise UnreachableError(url, "the stream ended")
 
     def _take(self, frame: Frame, runtime: Runtime) -> None:
         if frame.kind == Kind.CONTROL:

@@ -3,9 +3,7 @@
 import asyncio
 from collections import deque
 
-import httpx
-
-from common.client import STREAM_TIMEOUT, ask, check, new_client
+from common.client import ask, new_client, send_frames
 from common.errors import RefusedError, UnreachableError
 from common.frames import Frame
 from common.logs import get_logger
@@ -75,11 +73,8 @@ class ResultStream:
                 self._client, "POST", f"{self._url}/results", hello, ResultsWelcome
             )
             target = f"{self._url}/results/{welcome.stream}"
-            response = await self._client.post(
-                target, content=self._outbox.stream(), timeout=STREAM_TIMEOUT
-            )
-            check(response, target)
-        except (UnreachableError, httpx.HTTPError) as error:
+            await send_frames(self._client, target, self._outbox.stream())
+        except UnreachableError as error:
             log.warning("results.broken", executor=self._executor, reason=str(error))
             # A driver that is gone takes no results any more.
             return self._closing
