@@ -77,7 +77,9 @@ def is_external(executor: str) -> bool:
 class Cluster:
     """A Redis, dispatchers and workers of our own, and the way to submit jobs to them."""
 
-    def __init__(self, folder: Path, redis_port: int, heartbeat_s: float) -> None:
+    def __init__(
+        self, folder: Path, redis_port: int, heartbeat_s: float, java_options: str
+    ) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.dispatchers: list[ServiceProcess] = []
@@ -87,6 +89,7 @@ class Cluster:
             "redis.port": str(redis_port),
             "heartbeat": str(heartbeat_s),
         }
+        self._java_options = java_options
         self._jobs = 0
         self.home.mkdir()
         for name in ("jars", "spark"):
@@ -265,8 +268,8 @@ class Cluster:
             "spark.eventLog.rolling.enabled": "false",
             "spark.ui.showConsoleProgress": "false",
             "spark.ui.port": "0",
-            "spark.driver.defaultJavaOptions": QUICK_JAVA,
-            "spark.executor.defaultJavaOptions": QUICK_JAVA,
+            "spark.driver.defaultJavaOptions": self._java_options,
+            "spark.executor.defaultJavaOptions": self._java_options,
         }
         if hooked:
             jar = shim_jar(SparkHome(spark_home(version)), self.home / "jars")
@@ -280,13 +283,17 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    folder: Path, workers: Sequence[int] = (1, 1), heartbeat_s: float = 3.0, **settings: str
+    folder: Path,
+    workers: Sequence[int] = (1, 1),
+    heartbeat_s: float = 3.0,
+    java_options: str = QUICK_JAVA,
+    **settings: str,
 ) -> Iterator[Cluster]:
     """A pool with one dispatcher and workers of these numbers of slots."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         port = stack.enter_context(redis_server(folder))
-        pool = Cluster(folder, port, heartbeat_s)
+        pool = Cluster(folder, port, heartbeat_s, java_options)
         stack.enter_context(pool.dispatcher(**settings))
         for slots in workers:
             stack.enter_context(pool.worker(slots))

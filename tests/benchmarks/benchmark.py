@@ -146,7 +146,9 @@ def benchmark(
     size = QUICK if quick else FULL
     with tempfile.TemporaryDirectory() as folder:
         jar = compile_job(Path(folder))
-        with cluster(Path(folder) / "pool", workers=(1,) * EXECUTORS, heartbeat_s=10) as pool:
+        with cluster(
+            Path(folder) / "pool", (1,) * EXECUTORS, heartbeat_s=10, java_options=""
+        ) as pool:
             pairs = compare(pool, jar, size)
     rows = [summary(figure, pairs) for figure in FIGURES]
     console.print(table(rows))
