@@ -61,8 +61,10 @@ class ExecutorPlan:
         parts = [request.class_path, str(self.jar), f"{self.spark_home}/jars/*"]
         parts.append(os.environ.get("HADOOP_CONF_DIR", ""))
         class_path = ":".join(part for part in parts if part)
-        heap = f"-Xmx{request.memory_mb}m"
-        return [str(self.java), heap, *shlex.split(options), "-cp", class_path, MAIN_CLASS]
+        # Native libraries are unpacked into the temporary folder, and a JVM that is killed
+        # leaves them there.
+        jvm = [str(self.java), f"-Xmx{request.memory_mb}m", f"-Djava.io.tmpdir={self.scratch}"]
+        return [*jvm, *shlex.split(options), "-cp", class_path, MAIN_CLASS]
 
     def environment(self) -> dict[str, str]:
         request = self.application.executor

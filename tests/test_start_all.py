@@ -134,7 +134,4 @@ def test_nothing_is_left_of_running_executors_nor_of_a_killed_worker(
         said = home.script("stop-all.sh").succeeded().out
         assert "worker-1: was not running\n" in said
         assert "worker-2: stopped\n" in said
-        # As with Spark's own executors: a killed JVM leaves what it unpacked for itself.
-        for library in home.scratch.glob("liblz4-java-*"):
-            library.unlink()
         assert home.is_left_clean()
