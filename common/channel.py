@@ -10,6 +10,8 @@ from common.logs import get_logger
 from common.security import same_token
 
 log = get_logger(__name__)
+# A stranger may not fill our memory: until the token was shown, frames are small.
+MAX_HELLO_BYTES = 4096
 
 
 class FrameChannel(asyncio.Protocol):
@@ -29,7 +31,8 @@ class FrameChannel(asyncio.Protocol):
         on_lost: Callable[[], None],
         token: str | None = None,
     ) -> None:
-        self._decoder = FrameDecoder(max_frame_bytes)
+        self._max_frame_bytes = max_frame_bytes
+        self._decoder = FrameDecoder(max_frame_bytes if token is None else MAX_HELLO_BYTES)
         self._on_frames = on_frames
         self._on_lost = on_lost
         self._token = token
@@ -69,6 +72,7 @@ class FrameChannel(asyncio.Protocol):
     def _opened(self, first: Frame, token: str) -> bool:
         if first.kind == Kind.HELLO and same_token(first.payload.decode(errors="replace"), token):
             self._token = None
+            self._decoder.max_frame_bytes = self._max_frame_bytes
             return True
         log.warning("channel.refused", reason="the first frame did not show the token")
         self.close()

@@ -119,7 +119,7 @@ class FrameDecoder:
     """Cuts a stream of bytes, in chunks of any size, into frames."""
 
     def __init__(self, max_frame_bytes: int) -> None:
-        self._max_frame_bytes = max_frame_bytes
+        self.max_frame_bytes = max_frame_bytes
         self._buffer = bytearray()
         self._needed = LENGTH_BYTES
 
@@ -157,8 +157,8 @@ class FrameDecoder:
         if len(prefix) < LENGTH_BYTES:
             return start + HEADER.size
         length = int.from_bytes(prefix, "big")
-        if length > self._max_frame_bytes:
-            raise FrameTooLarge(length, self._max_frame_bytes)
+        if length > self.max_frame_bytes:
+            raise FrameTooLarge(length, self.max_frame_bytes)
         if length < HEADER.size - LENGTH_BYTES:
             raise FrameMalformed("length", length, f"at least {HEADER.size - LENGTH_BYTES}")
         return start + LENGTH_BYTES + length

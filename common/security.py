@@ -33,10 +33,16 @@ def pool_token(settings: Settings, home: Home) -> str:
     The file is made on first use, with mode 0600.
 
     Raises:
-        EnvironmentProblem: the file cannot be made or read.
+        EnvironmentProblem: the file cannot be made or read, or the token is not usable.
     """
     given = os.environ.get(TOKEN_VARIABLE) or settings.pool_token.get_secret_value()
-    return given or _kept_secret(home.conf / TOKEN_FILE)
+    token = given or _kept_secret(home.conf / TOKEN_FILE)
+    if not (token.isascii() and token.isprintable()):
+        raise EnvironmentProblem(
+            "The pool token has characters that no HTTP header carries",
+            "Use printable ASCII, or remove it for a new one",
+        )
+    return token
 
 
 def redis_password(settings: Settings, home: Home) -> SecretStr:

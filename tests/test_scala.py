@@ -88,3 +88,11 @@ def test_a_jvm_job_sees_the_same_on_external_workers(pool: Cluster, jars: Jars) 
     assert "NotWelcome: 3 is not welcome" in said
     assert said.count("RESULT frame") >= 2
     assert "RESULT ranks List(" in said
+
+
+def test_a_driver_that_never_stops_its_context_ends_with_its_main_method(
+    pool: Cluster, jars: Jars
+) -> None:
+    options = ["--class", "Forgetful", "--master", "local[2]"]
+    job = pool.submit(jars.main, options=options, version=jars.version).succeeded()
+    assert job.lines("RESULT") == ["RESULT 10"]

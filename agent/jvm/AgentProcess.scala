@@ -7,7 +7,7 @@ import java.security.{MessageDigest, SecureRandom}
 import java.util.Base64
 import java.util.concurrent.TimeUnit
 
-import py4j.GatewayServer
+import py4j.{CallbackClient, GatewayServer}
 
 import org.apache.spark.internal.Logging
 
@@ -25,6 +25,9 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
     .authToken(token)
     .javaAddress(loopback)
     .javaPort(0)
+    // We never call into Python. The default client would keep a thread that is no daemon, and
+    // with it a driver that never stops its SparkContext.
+    .callbackClient(new CallbackClient(0, loopback, 0, TimeUnit.SECONDS))
     .build()
 
   @volatile private var process: Process = _
@@ -32,7 +35,8 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
 
   def start(): Unit = {
     val python = home.python
-    gateway.start(true)
+    // Its threads inherit this one's being a daemon.
+    daemon("external-agent-gateway")(gateway.start(true)).join()
     daemon("external-agent-channel")(acceptChannels())
     daemon("external-agent-process")(keepRunning(python.getPath))
   }
@@ -85,11 +89,13 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
 
   private def acceptChannels(): Unit = while (!pool.isStopped) {
     val socket = listener.accept()
-    lazy val opened: FrameChannel = new FrameChannel("external-agent", onFrame = first => {
-      if (channel eq opened) pool.executors.take(first)
-      else if (isHello(first)) channel = opened
+    lazy val opened: FrameChannel = new FrameChannel("external-agent", onFrame = frame => {
+      if (channel eq opened) pool.executors.take(frame)
+      else if (isHello(frame)) { opened.maxFrameBytes = Int.MaxValue; channel = opened }
       else opened.close()
     }, onClose = () => if (channel eq opened) channel = null)
+    // A stranger may not fill our memory.
+    opened.maxFrameBytes = AgentProcess.MaxHelloBytes
     opened.start(socket)
   }
 
@@ -99,13 +105,14 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
     frame.kind == Frame.Hello && MessageDigest.isEqual(shown, token.getBytes(UTF_8))
   }
 
-  private def daemon(name: String)(body: => Unit): Unit = {
+  private def daemon(name: String)(body: => Unit): Thread = {
     val run: Runnable = () => try body catch {
       case e: Exception => if (!pool.isStopped) pool.failToStart(s"the agent failed: $e")
     }
     val thread = new Thread(run, name)
     thread.setDaemon(true)
     thread.start()
+    thread
   }
 }
 
@@ -114,6 +121,7 @@ private object AgentProcess {
   val ConfigurationExit = 2
   val StopSeconds = 10L
   val RestartMs = 500L
+  val MaxHelloBytes = 4096
 
   def newToken(): String = {
     val bytes = new Array[Byte](32)

@@ -7,7 +7,7 @@ import java.util.concurrent.atomic.AtomicLong
 import scala.concurrent.{Future, Promise}
 import scala.reflect.ClassTag
 
-import org.apache.spark.{SparkContext, TaskState}
+import org.apache.spark.{SparkContext, SparkException, TaskState}
 import org.apache.spark.internal.Logging
 import org.apache.spark.resource.ResourceProfile
 import org.apache.spark.rpc.{RpcAddress, RpcEndpointRef, RpcTimeout}
@@ -25,11 +25,12 @@ private[spark] class ExternalExecutors(sc: SparkContext, app: Long, send: Frame 
   extends Logging {
 
   private class Launched(val executor: Int, val description: TaskDescription)
+  private class Asked(val executor: Int, val promise: Promise[Any])
 
   private val executors = new ConcurrentHashMap[Int, ExternalExecutorRef]()
   // Every task that was launched and has not ended; a state for any other is not believed.
   private val launched = new ConcurrentHashMap[Long, Launched]()
-  private val asked = new ConcurrentHashMap[Long, Promise[Any]]()
+  private val asked = new ConcurrentHashMap[Long, Asked]()
   private val askIds = new AtomicLong()
   private val messages = new JavaSerializer(sc.conf).newInstance()
 
@@ -59,6 +60,8 @@ private[spark] class ExternalExecutors(sc: SparkContext, app: Long, send: Frame 
   def remove(id: Int, reason: String, byApplication: Boolean): Unit = {
     if (executors.remove(id) != null) {
       launched.values.removeIf(_.executor == id)
+      asked.values.removeIf(question => question.executor == id
+        && question.promise.tryFailure(new SparkException(s"executor $id is gone: $reason")))
       // No host in the reason: the output of others on that host is still there.
       driver.send(RemoveExecutor(id.toString, ExecutorProcessLost(reason, None, byApplication)))
     }
@@ -91,11 +94,11 @@ private[spark] class ExternalExecutors(sc: SparkContext, app: Long, send: Frame 
   }
 
   private def reply(frame: Frame): Unit = {
-    val promise = asked.remove(frame.sequence)
-    if (promise != null) {
+    val question = asked.remove(frame.sequence)
+    if (question != null) {
       messages.deserialize[Any](frame.payload) match {
-        case error: Throwable => promise.failure(error)
-        case answer => promise.success(answer)
+        case error: Throwable => question.promise.tryFailure(error)
+        case answer => question.promise.trySuccess(answer)
       }
     }
   }
@@ -119,7 +122,7 @@ private[spark] class ExternalExecutors(sc: SparkContext, app: Long, send: Frame 
     override def ask[T: ClassTag](message: Any, timeout: RpcTimeout): Future[T] = {
       val promise = Promise[Any]()
       val number = askIds.incrementAndGet()
-      asked.put(number, promise)
+      asked.put(number, new Asked(id, promise))
       sendMessage(message, sequence = number)
       promise.future.mapTo[T]
     }

@@ -34,10 +34,11 @@ private[spark] object Frame {
   val Ack: Byte = 7
   val Sync: Byte = 8
 
-  def read(in: DataInputStream): Frame = {
+  /** @throws IOException when what comes is no frame, or one of more than so many bytes. */
+  def read(in: DataInputStream, maxBytes: Int): Frame = {
     val length = in.readInt()
     val version = in.readByte()
-    if (version != Version || length < HeaderBytes - 4) {
+    if (version != Version || length < HeaderBytes - 4 || length > maxBytes) {
       throw new IOException(s"malformed frame: version $version, length $length")
     }
     val frame = Frame(in.readByte(), in.readUnsignedByte(), in.readUnsignedByte(), in.readInt(),
@@ -78,6 +79,8 @@ private[spark] final class FrameChannel(name: String, onFrame: Frame => Unit, on
 
   private val outgoing = new LinkedBlockingQueue[Frame]()
   private val closed = new AtomicBoolean(false)
+
+  @volatile var maxFrameBytes: Int = Int.MaxValue
   @volatile private var socket: Socket = _
 
   /** Connects to a Python process that listens on loopback, and shows it the token. */
@@ -110,7 +113,7 @@ private[spark] final class FrameChannel(name: String, onFrame: Frame => Unit, on
 
   private def readAll(): Unit = {
     val in = new DataInputStream(new BufferedInputStream(socket.getInputStream, 1 << 16))
-    while (!closed.get()) onFrame(Frame.read(in))
+    while (!closed.get()) onFrame(Frame.read(in, maxFrameBytes))
   }
 
   private def writeAll(): Unit = {

@@ -100,3 +100,11 @@ object Main {
     say("triangles", graph.triangleCount().vertices.collect().sorted.toList)
   }
 }
+
+/** Ends its main method and nothing else. */
+object Forgetful {
+  def main(args: Array[String]): Unit = {
+    val spark = SparkSession.builder().appName("forgetful").getOrCreate()
+    println(s"RESULT ${spark.range(10).count()}")
+  }
+}

@@ -16,7 +16,7 @@ names = re.findall(r"Thread\[(?:#\d+,)?([^,\]]*(?:external|plugin)[^,\]]*)", thr
 print("THREADS " + json.dumps(names))
 listening = [c for c in jvm.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
 print("LISTENING", len(listening))
-children = [child.name() for child in jvm.children() if "pyspark" not in " ".join(child.cmdline())]
-print("CHILDREN " + json.dumps(sorted(children)))
+alive = [child for child in jvm.children() if child.status() != psutil.STATUS_ZOMBIE]
+print("CHILDREN " + json.dumps(sorted(child.name() for child in alive)))
 print("MASTER " + sc.master)
 spark.stop()
