@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 
-from pyspark import BarrierTaskContext, SparkContext, SparkFiles, StorageLevel, TaskContext
+from pyspark import BarrierTaskContext, InheritableThread, SparkContext, SparkFiles, StorageLevel, TaskContext
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -96,24 +96,24 @@ def check_failures(sc):
 
 def check_cancel(sc):
     outcome = []
+    # Spark's status store may not show a running task until it ends: the tasks say it themselves.
+    begun = [os.path.join(sys.argv[1], f"begun-{n}") for n in range(2)]
+
+    def sleep(path):
+        open(path, "w").close()
+        time.sleep(8)
 
     def run():
         sc.setJobGroup("slow", "to be cancelled", interruptOnCancel=True)
         try:
-            sc.parallelize([1, 2], 2).map(lambda _: time.sleep(8)).collect()
+            sc.parallelize(begun, 2).map(sleep).collect()
             outcome.append("finished")
         except Exception as error:
             outcome.append("cancelled" if "cancelled" in str(error) else str(error)[:300])
 
-    from pyspark import InheritableThread
-
     thread = InheritableThread(target=run)
     thread.start()
-    tracker = sc.statusTracker()
-    while not tracker.getJobIdsForGroup("slow") or not any(
-        (info := tracker.getStageInfo(stage)) and info.numActiveTasks
-        for stage in tracker.getActiveStageIds()
-    ):
+    while thread.is_alive() and not all(map(os.path.exists, begun)):
         time.sleep(0.05)
     sc.cancelJobGroup("slow")
     thread.join(60)
