@@ -2,15 +2,15 @@
 
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 
 import psutil
 
+from common.python import python_version
+
 # What spark-submit names on the JVM's command line when the driver is a Python program.
 _PYTHON_JOB = re.compile(r"(\.py|^pyspark-shell)$")
 _VERSIONED = re.compile(r"python(3\.\d+)$")
-_TELL_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,7 @@ def _version(process: psutil.Process) -> str | None:
         return None
     if match := _VERSIONED.search(executable):
         return match[1]
-    return _told(executable) if "python" in executable.rpartition("/")[2] else None
-
-
-def _told(executable: str) -> str | None:
-    command = [executable, "-c", _TELL_VERSION]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    return told.stdout.strip() or None
+    return python_version(executable) if "python" in executable.rpartition("/")[2] else None
 
 
 def _path(process: psutil.Process) -> str:

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,11 +13,11 @@ import psutil
 
 from common.errors import EnvironmentProblem
 from common.messages import Application
+from common.python import python_version
 
 # The owner keeps a fifth of the memory unless the settings say otherwise.
 LENT_SHARE = 0.8
 _PYTHON_NAME = re.compile(r"python3(\.\d+)?")
-_TELL_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
 def slots(configured: int) -> int:
@@ -81,17 +80,6 @@ def python_for(app: Application, lent: dict[str, str], named: bool) -> dict[str,
     if app.python is None or named or not os.access(app.python_path, os.X_OK):
         return lent
     return lent | {app.python: app.python_path}
-
-
-def python_version(path: str) -> str | None:
-    """`3.11`, or none where this is no Python that runs."""
-    try:
-        told = subprocess.run(
-            [path, "-c", _TELL_VERSION], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip()
 
 
 def _on_path() -> Iterable[str]:
