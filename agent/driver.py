@@ -34,12 +34,18 @@ class DriverAddress:
     token: str
     gateway_port: int
     frames_port: int
+    results_token: str
+    """What workers show when they bring results."""
+    results_port: int
+    """Where an agent before this one took them, 0 for the first one."""
 
     @classmethod
     def from_stdin(cls) -> "DriverAddress":
         """The one line that the driver JVM writes to its agent's standard input."""
-        token, gateway_port, frames_port = sys.stdin.readline().split()
-        return cls(token, int(gateway_port), int(frames_port))
+        token, gateway_port, frames_port, results_token, results_port = (
+            sys.stdin.readline().split()
+        )
+        return cls(token, int(gateway_port), int(frames_port), results_token, int(results_port))
 
 
 class Driver:
@@ -84,8 +90,19 @@ class Driver:
         """Tells Spark how many slots it can count on; the first call lets jobs in."""
         await self._call("promise", slots)
 
-    async def register_executor(self, executor: int, host: str, port: int, slots: int) -> None:
-        await self._call("registerExecutor", executor, host, port, slots)
+    async def listens(self, port: int) -> None:
+        """Tells where this agent takes results, for the one that may have to follow it."""
+        await self._call("listens", port)
+
+    async def register_executor(
+        self, executor: int, host: str, port: int, slots: int, inside: bool
+    ) -> bool:
+        """An executor is ready, or reached by another way; false where it was removed before."""
+        return bool(await self._call("registerExecutor", executor, host, port, slots, inside))
+
+    async def drain_executor(self, executor: int, reason: str) -> None:
+        """Spark gives it nothing new, and has it move its blocks."""
+        await self._call("drainExecutor", executor, reason)
 
     async def remove_executor(self, executor: int, reason: str, by_application: bool) -> None:
         await self._call("removeExecutor", executor, reason, by_application)

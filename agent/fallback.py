@@ -8,7 +8,8 @@ from common.logs import get_logger
 from common.settings import Fallback, Settings
 
 log = get_logger(__name__)
-# A job that waits says so this often.
+# A job whose pool is empty says so after so long, and a job that waits again this often.
+NOTICE_S = 5.0
 REMIND_S = 30.0
 
 
@@ -26,27 +27,38 @@ class Emptiness:
         self._driver = driver
         self._start_inside = start_inside
         self._since: float | None = None
-        self._reminded = float("-inf")
+        self._told = float("-inf")
 
     async def judge(self, executors: int, why: str) -> None:
-        """Called every second or so with the number of external executors."""
+        """Called every second or so with the number of external executors in reach."""
         now = asyncio.get_running_loop().time()
         if executors:
-            self._since = None
+            self._since, self._told = None, float("-inf")
             return
         if self._since is None:
             self._since = now
-        if now - self._since < self._settings.reschedule_fallback_after:
-            return
-        await self._act(now, f"The pool has been empty for {now - self._since:.0f} s: {why}")
+        empty_s, limit_s = now - self._since, self._settings.reschedule_fallback_after
+        if empty_s >= limit_s:
+            await self._act(now, f"The pool has been empty for {empty_s:.0f} s: {why}")
+        elif empty_s >= NOTICE_S and self._told < self._since:
+            self._told = now
+            policy = self._settings.reschedule_fallback
+            await self._driver.warn(
+                f"The pool is empty: {why}. The job waits for it; if it stays so for "
+                f"{limit_s:g} s, reschedule.fallback={policy} holds"
+            )
 
     async def _act(self, now: float, situation: str) -> None:
         policy = self._settings.reschedule_fallback
         if policy is Fallback.FAIL:
             await self._driver.fail_jobs(f"{situation} (reschedule.fallback=fail)")
-        elif now - self._reminded >= REMIND_S:
-            self._reminded = now
+        elif now - self._told >= REMIND_S or self._told < self._acts_from():
+            self._told = now
             inside = policy is Fallback.INTERNAL and await self._start_inside()
             outcome = "The job runs on this machine meanwhile" if inside else "The job waits"
             log.warning("pool.empty", reason=situation, policy=policy)
             await self._driver.warn(f"{situation}. {outcome}")
+
+    def _acts_from(self) -> float:
+        """When waiting was over, seconds of the loop's clock."""
+        return (self._since or 0.0) + self._settings.reschedule_fallback_after

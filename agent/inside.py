@@ -5,9 +5,10 @@ from pathlib import Path
 from agent.driver import Driver
 from common.errors import ConfigurationError
 from common.executor import APPLICATION_EXITS, ExecutorFailedToStart, ExecutorPlan, ExecutorProcess
-from common.frames import Frame
+from common.frames import Frame, Kind
 from common.logs import get_logger
 from common.messages import Application, DriverApplication
+from common.scratch import Scratch
 from common.settings import Home, Settings
 from common.shim import shim_jar
 from common.spark import SparkHome, find_java
@@ -36,32 +37,50 @@ class InsideExecutor:
         self._settings = settings
         self._process: ExecutorProcess | None = None
         self._id = 0
+        self._resumed = False
+        self._draining = False
 
     def owns(self, executor: int) -> bool:
         return self._process is not None and executor == self._id
 
-    def send(self, data: bytes) -> None:
-        """Hands it frames of the driver."""
-        if self._process is not None:
-            self._process.send(data)
+    def take(self, frame: Frame) -> None:
+        """Hands it a frame of the driver; what comes before RESUME comes again after it."""
+        if frame.kind == Kind.RESUME:
+            self._resumed = True
+        elif self._process is not None and self._resumed and frame.kind != Kind.ACK:
+            self._process.send(frame.raw)
 
     async def run(self) -> None:
         """One life, from its start until Spark has been told of its end."""
         self._id = await self._driver.reserve_executor_ids(1)
+        self._resumed = self._draining = False
+        scratch = Scratch(self._home.executors, f"inside-{self._described.key}")
         try:
-            self._process = ExecutorProcess(self._plan(), self._collect)
+            await self._live(scratch.folder)
+        finally:
+            scratch.remove()
+
+    async def _live(self, scratch: Path) -> None:
+        try:
+            self._process = ExecutorProcess(self._plan(scratch), self._collect)
             port = await self._process.start()
         except (ExecutorFailedToStart, ConfigurationError) as error:
             self._process = None
             await self._driver.warn(f"The slots inside cannot be used: {error}")
             return
         slots = self._described.local_slots
-        await self._driver.register_executor(self._id, self._host, port, slots)
+        await self._driver.register_executor(self._id, self._host, port, slots, True)
         log.info("inside.ready", executor=self._id, slots=slots)
         code = await self._process.ended()
         self._process = None
         reason = f"the executor inside ended with exit status {code}"
         await self._driver.remove_executor(self._id, reason, code in APPLICATION_EXITS)
+
+    async def drain(self) -> None:
+        """Lets it finish what it runs, hand its blocks to the others, and end."""
+        if self._resumed and not self._draining:
+            self._draining = True
+            await self._driver.drain_executor(self._id, "the pool is back")
 
     async def stop(self) -> None:
         if self._process is not None:
@@ -75,7 +94,7 @@ class InsideExecutor:
     def _collect(self, frames: list[Frame]) -> None:
         self._driver.send(b"".join([frame.raw for frame in frames]))
 
-    def _plan(self) -> ExecutorPlan:
+    def _plan(self, scratch: Path) -> ExecutorPlan:
         described = self._described
         spark = SparkHome(Path(described.spark_home))
         return ExecutorPlan(
@@ -86,7 +105,7 @@ class InsideExecutor:
             java=find_java(),
             spark_home=spark.root,
             jar=shim_jar(spark, self._home.jars),
-            scratch=self._home.tmp / "executors" / f"inside-{described.key}-{self._id}",
+            scratch=scratch / str(self._id),
             logs=self._home.app_logs(described.id) / str(self._id),
             # The driver's own interpreter is on this very machine: its path is right as it is.
             pythons={},

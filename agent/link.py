@@ -8,19 +8,21 @@ from pydantic import ValidationError
 
 from common.client import ask, call, pushed_frames, send_frames
 from common.errors import FrameError, RefusedError, UnreachableError
-from common.frames import Kind
+from common.frames import Kind, encode
 from common.logs import get_logger
 from common.messages import (
     AGENT_EVENT,
     AgentEvent,
     ApplicationHello,
     ApplicationWelcome,
-    ExecutorReady,
+    ReleaseExecutor,
 )
 from common.outbox import Outbox
 from common.registry import Entry
 
 log = get_logger(__name__)
+# A dispatcher that hangs takes connections, but does not answer.
+OPEN_TIMEOUT_S = 3.0
 OnEvent = Callable[["DispatcherLink", AgentEvent], Awaitable[None]]
 
 
@@ -40,7 +42,6 @@ class DispatcherLink:
         on_event: OnEvent,
     ) -> None:
         self.entry = entry
-        self.executors: dict[int, ExecutorReady] = {}
         self.slots = 0
         self._client = client
         self._hello = hello
@@ -57,13 +58,20 @@ class DispatcherLink:
             UnreachableError, RefusedError: it could not be opened.
         """
         url = f"{self.entry.url}/applications"
-        welcome = await ask(self._client, "POST", url, self._hello, ApplicationWelcome)
+        welcome = await ask(
+            self._client, "POST", url, self._hello, ApplicationWelcome, OPEN_TIMEOUT_S
+        )
         self._stream = welcome.stream
         self.slots = welcome.slots
 
     def send(self, data: bytes) -> None:
         """Sends frames for executors of this dispatcher's workers."""
         self._tasks.put(data)
+
+    def release(self, executor: int, reason: str) -> None:
+        """The driver does not have this executor any more."""
+        message = ReleaseExecutor(executor=executor, reason=reason)
+        self._tasks.put(encode(Kind.CONTROL, message.model_dump_json().encode()))
 
     def ping(self) -> None:
         """Shows the dispatcher that this application lives."""
@@ -92,7 +100,7 @@ class DispatcherLink:
 
     async def _send(self) -> None:
         url = f"{self._base}/tasks?stream={self._stream}"
-        await send_frames(self._client, url, self._tasks.stream())
+        await send_frames(self._client, url, self._tasks.stream(), "tasks")
 
     async def _receive(self) -> None:
         url = f"{self._base}/events?stream={self._stream}"

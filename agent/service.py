@@ -1,40 +1,43 @@
 """The agent as a process: finds dispatchers, forwards tasks, tells Spark of executors."""
 
 import asyncio
+import math
 import os
 
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
 
+from agent.dispatchers import Dispatchers
 from agent.driver import Driver, DriverAddress, DriverError
+from agent.executors import Executors
 from agent.fallback import Emptiness
 from agent.inside import InsideExecutor
 from agent.link import DispatcherLink
 from agent.python_version import driver_python
 from agent.results import new_results_app
+from common.awake import Awake
 from common.client import new_client
-from common.errors import EnvironmentProblem, RefusedError, UnreachableError
+from common.errors import EnvironmentProblem, UnreachableError
 from common.frames import Frame, Kind, encode
 from common.logs import configure, get_logger
 from common.messages import (
     AgentEvent,
     Application,
-    ApplicationHello,
     DriverApplication,
+    ExecutorDraining,
     ExecutorLost,
     ExecutorReady,
     PoolChanged,
     WorkerRefused,
 )
-from common.registry import Entry, Registry
-from common.security import new_token, pool_token
+from common.registry import Registry
+from common.security import pool_token
 from common.service import HttpServer, Service
 from common.settings import Destination, Home, Settings
 
 log = get_logger(__name__)
-# How often the registry is looked at for new dispatchers, and emptiness is judged.
+# How often everybody is pinged, and what is silent or empty is judged.
 TICK_S = 1.0
-# Executor ids that one opening of the application at a dispatcher may use up.
-ID_BLOCK = 10_000
 GOODBYE_S = 5.0
 SYNC = encode(Kind.SYNC)
 
@@ -46,54 +49,65 @@ class AgentService(Service):
         self._settings = settings
         self._home = home
         self._driver = Driver(address, settings.frame_max_bytes)
-        self._results_token = new_token()
+        self._results_token = address.results_token
+        self._executors = Executors(self._driver, settings.heartbeat)
         app = new_results_app(
-            settings, self._results_token, self._metrics(), self._driver.send
+            settings, self._results_token, self._metrics(), self._driver.send, self._executors
         )
-        self.server = HttpServer(app, settings.agent_host, 0, "agent.host")
+        self.server = _server(app, settings.agent_host, address.results_port)
         self._registry = Registry(settings, home)
         self._client = new_client(pool_token(settings, home))
-        self._links: dict[str, DispatcherLink] = {}
-        self._serving: dict[str, asyncio.Task[None]] = {}
-        self._routes: dict[int, DispatcherLink] = {}
-        self._unused_ids: dict[str, int] = {}
+        self._dispatchers = Dispatchers(
+            settings,
+            self._registry,
+            self._client,
+            self._driver,
+            self._executors,
+            self._on_event,
+            self._promise,
+        )
         self._inside: InsideExecutor
         self._inside_life: asyncio.Task[None] | None = None
-        self._registry_problem = ""
-        self._emptiness = Emptiness(settings, self._driver, self._start_inside)
+        self._emptiness = Emptiness(settings, self._driver, self._fall_back)
         self._described: DriverApplication
         self._application: Application
 
     async def startup(self) -> None:
-        await self._driver.connect(self._take)
+        await self._driver.listens(self.server.port)
         self._described = await self._driver.application()
+        self._executors.inherit(self._described.executors)
         self._application = self._describe()
         self._inside = InsideExecutor(
             self._driver, self._described, self._application, self._home, self._settings
         )
+        await self._driver.connect(self._take)
         try:
             await self._registry.dispatchers()
         except UnreachableError as error:
             # An empty pool, for now: the fallback decides. A refused password ends the agent.
-            self._registry_problem = str(error)
+            log.warning("registry.lost", reason=str(error))
         logs = self._home.app_logs(self._described.id)
         configure(self._settings.log_level, logs / "agent.log")
-        log.info("agent.started", app=self._described.id, key=self._described.key)
+        log.info(
+            "agent.started",
+            app=self._described.id,
+            key=self._described.key,
+            inherited=len(self._executors),
+        )
 
     async def loop(self) -> None:
         """Until the driver is gone; what goes wrong in one task ends the agent."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                work = tasks.create_task(self._watch(tasks))
+                tasks.create_task(self._watch(tasks))
                 await self._driver.gone.wait()
-                work.cancel()
-                for serving in self._serving.values():
-                    serving.cancel()
+                raise DriverError("anything", "its channel is closed")
         except* DriverError as gone:
             log.warning("driver.gone", reason=str(gone.exceptions[0]))
 
     async def shutdown(self) -> None:
-        closing = [link.close() for link in self._links.values()]
+        # While the driver lives, another agent takes up what this one leaves.
+        closing = [self._dispatchers.close()] if self._driver.gone.is_set() else []
         if self._inside_life is not None:
             closing.append(self._inside.stop())
         try:
@@ -109,72 +123,47 @@ class AgentService(Service):
     # Frames
 
     def _take(self, frames: list[Frame]) -> None:
-        """What the driver sends; a task for an executor that is gone is left to Spark."""
+        """What the driver sends; a frame for an executor out of reach comes again later."""
+        ways = self._executors.ways
         for frame in frames:
             if self._inside.owns(frame.executor):
-                self._inside.send(frame.raw)
-            elif (link := self._routes.get(frame.executor)) is not None:
-                link.send(frame.raw)
+                self._inside.take(frame)
+                continue
+            if frame.kind == Kind.RESUME:
+                self._executors.resume(frame.executor)
+            if (way := ways.get(frame.executor)) is not None:
+                way.send(frame.raw)
 
     # Dispatchers and their executors
 
     async def _watch(self, tasks: asyncio.TaskGroup) -> None:
         if self._settings.reschedule_dst_executor is Destination.HYBRID:
             await self._start_inside()
-        await self._find_dispatchers(tasks)
+        await self._dispatchers.find(self._application, tasks)
         await self._promise()
+        # Beside this: one that hangs must not keep the others from being pinged.
+        tasks.create_task(self._dispatchers.keep_finding(self._application, tasks))
+        heartbeat_s = self._settings.heartbeat
+        tick_s, awake = min(TICK_S, heartbeat_s / 3), Awake(heartbeat_s)
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(tick_s)
             self._driver.send(SYNC)
-            for link in self._links.values():
-                link.ping()
-            await self._find_dispatchers(tasks)
+            self._dispatchers.ping()
+            if awake.all_the_time():
+                await self._executors.judge(len(self._dispatchers.links))
             if self._settings.reschedule_dst_executor is Destination.EXTERNAL:
-                await self._emptiness.judge(len(self._routes), self._why_empty())
-
-    async def _find_dispatchers(self, tasks: asyncio.TaskGroup) -> None:
-        try:
-            entries = await self._registry.dispatchers()
-            self._registry_problem = ""
-        except (UnreachableError, EnvironmentProblem) as error:
-            # Those who have found each other go on without it.
-            self._registry_problem = str(error)
-            return
-        new = [entry for entry in entries if entry.id not in self._serving]
-        for link in await asyncio.gather(*(self._open(entry) for entry in new)):
-            if link is not None:
-                self._links[link.entry.id] = link
-                self._serving[link.entry.id] = tasks.create_task(self._serve(link))
-
-    async def _open(self, entry: Entry) -> DispatcherLink | None:
-        first = self._unused_ids.pop(entry.id, 0)
-        first = first or await self._driver.reserve_executor_ids(ID_BLOCK)
-        hello = ApplicationHello(application=self._application, first_executor=first)
-        limits = (self._settings.heartbeat, self._settings.frame_max_bytes)
-        link = DispatcherLink(self._client, entry, hello, limits, self._on_event)
-        try:
-            await link.open()
-        except (UnreachableError, RefusedError) as error:
-            self._unused_ids[entry.id] = first
-            log.warning("dispatcher.unusable", dispatcher=entry.id, reason=str(error))
-            return None
-        return link
-
-    async def _serve(self, link: DispatcherLink) -> None:
-        reason = await link.run()
-        log.warning("dispatcher.lost", dispatcher=link.entry.id, reason=reason)
-        lost = f"dispatcher {link.entry.id} is lost: {reason}"
-        for executor in list(link.executors):
-            await self._lose(link, executor, lost, by_application=False)
-        del self._links[link.entry.id], self._serving[link.entry.id]
-        await self._promise()
+                await self._judge_emptiness()
 
     async def _on_event(self, link: DispatcherLink, event: AgentEvent) -> None:
         match event:
             case ExecutorReady():
-                await self._gain(link, event)
+                await self._executors.ready(link, event)
             case ExecutorLost():
-                await self._lose(link, event.executor, event.reason, event.by_application)
+                await self._executors.lost(
+                    link, event.executor, event.reason, event.by_application
+                )
+            case ExecutorDraining():
+                await self._executors.draining(link, event.executor, event.reason)
             case WorkerRefused():
                 await self._driver.warn(
                     f"Worker {event.worker} does not serve this application: {event.reason}"
@@ -183,38 +172,34 @@ class AgentService(Service):
                 link.slots = event.slots
                 await self._promise()
 
-    async def _gain(self, link: DispatcherLink, ready: ExecutorReady) -> None:
-        link.executors[ready.executor] = ready
-        self._routes[ready.executor] = link
-        try:
-            await self._driver.register_executor(
-                ready.executor, ready.host, ready.port, ready.slots
-            )
-        except DriverError as error:
-            log.warning("executor.unwanted", executor=ready.executor, reason=str(error))
-            del link.executors[ready.executor], self._routes[ready.executor]
-
-    async def _lose(
-        self, link: DispatcherLink, executor: int, reason: str, by_application: bool
-    ) -> None:
-        self._routes.pop(executor, None)
-        if link.executors.pop(executor, None) is not None:
-            await self._driver.remove_executor(executor, reason, by_application)
-
     # What Spark is told of the pool
 
     async def _promise(self) -> None:
-        slots = sum(link.slots for link in self._links.values())
+        slots = self._dispatchers.slots
         if self._inside_life is not None:
             slots += self._described.local_slots
         await self._driver.promise(slots)
 
     def _why_empty(self) -> str:
-        if self._registry_problem:
-            return self._registry_problem
-        if not self._links:
+        if not self._dispatchers.links and self._dispatchers.registry_problem:
+            return self._dispatchers.registry_problem
+        if not self._dispatchers.links:
             return "no dispatcher is registered; run sbin/start-all.sh"
         return "no worker serves this application; see spark-proxy status"
+
+    async def _judge_emptiness(self) -> None:
+        reachable = len(self._executors.ways)
+        await self._emptiness.judge(reachable, self._why_empty())
+        if reachable and self._inside_life is not None:
+            # It was the fallback: the job moves back out.
+            await self._inside.drain()
+
+    async def _fall_back(self) -> bool:
+        """Starts the slots inside, and gives them the tasks that nobody else can be asked for."""
+        if not await self._start_inside():
+            return False
+        await self._executors.give_up_unreachable("the pool is lost, and the job runs inside")
+        return True
 
     async def _start_inside(self) -> bool:
         """Starts the slots inside unless they are there; whether a job can run inside at all.
@@ -223,10 +208,16 @@ class AgentService(Service):
         """
         if not self._described.local_master:
             return False
-        if self._inside_life is None or self._inside_life.done():
-            self._inside_life = asyncio.create_task(self._inside.run())
+        if self._inside_life is None:
+            self._inside_life = asyncio.create_task(self._live_inside())
             await self._promise()
         return True
+
+    async def _live_inside(self) -> None:
+        try:
+            await self._inside.run()
+        finally:
+            self._inside_life = None
 
     def _describe(self) -> Application:
         described = self._described
@@ -242,15 +233,39 @@ class AgentService(Service):
             driver_url=described.driver_url,
             results_url=self.server.url,
             results_token=self._results_token,
-            executor=described.executor,
+            executor=described.executor.model_copy(
+                update={"conf": _peer_limits(self._settings.heartbeat) | described.executor.conf}
+            ),
         )
 
     def _metrics(self) -> CollectorRegistry:
         registry = CollectorRegistry()
         Gauge(
             "spark_proxy_agent_executors", "External executors in use", registry=registry
-        ).set_function(lambda: len(self._routes))
+        ).set_function(lambda: len(self._executors))
         Gauge(
             "spark_proxy_agent_dispatchers", "Dispatchers in use", registry=registry
-        ).set_function(lambda: len(self._links))
+        ).set_function(lambda: len(self._dispatchers.links))
         return registry
+
+
+def _server(app: FastAPI, host: str, port: int) -> HttpServer:
+    """At the port of the agent before this one, where workers look for it; else at any."""
+    try:
+        return HttpServer(app, host, port, "agent.host")
+    except EnvironmentProblem:
+        return HttpServer(app, host, 0, "agent.host")
+
+
+def _peer_limits(heartbeat_s: float) -> dict[str, str]:
+    """How executors give up a peer that is gone or silent: in about the heartbeat limit.
+
+    On an open connection Spark waits for the first, the third and the second of these before it
+    asks the driver whether the peer still lives (`NettyBlockTransferService.fetchBlocks`), and
+    its own limits are 120 s. Spark takes whole seconds; below 2 a lost packet would count.
+    """
+    return {
+        "spark.shuffle.io.connectionTimeout": f"{max(2, math.ceil(heartbeat_s * 2 / 3))}s",
+        "spark.shuffle.io.connectionCreationTimeout": f"{max(2, math.ceil(heartbeat_s / 3))}s",
+        "spark.shuffle.io.retryWait": "1s",
+    }

@@ -11,7 +11,7 @@ import typer
 from common.console import FAILURE_EXIT, run
 from common.install import install_into, uninstall_from
 from common.messages import PoolStatus
-from common.pool_status import ask_all, registered
+from common.pool_status import ask_all, drain_worker, registered
 from common.settings import Home, Settings
 from common.tables import new_console, refusals, status_tables
 from common.version import VERSION
@@ -65,6 +65,15 @@ def status(
     console.print(status_tables(pool))
     for sentence in refusals(pool):
         console.print(sentence)
+
+
+@app.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="id of the worker, as status shows it")],
+) -> None:
+    """Let a worker finish what it runs, and leave."""
+    home = Home.from_environment()
+    print(asyncio.run(drain_worker(worker, Settings.load(home.conf), home)))
 
 
 async def _pool_status(settings: Settings, home: Home) -> PoolStatus:

@@ -6,6 +6,7 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from common import faults
 from common.errors import RefusedError, UnreachableError
 from common.frames import Frame, FrameDecoder
 
@@ -28,7 +29,11 @@ def new_client(token: str) -> httpx.AsyncClient:
 
 
 async def call(
-    client: httpx.AsyncClient, method: str, url: str, message: BaseModel | None = None
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    message: BaseModel | None = None,
+    timeout_s: float = CALL_TIMEOUT_S,
 ) -> bytes:
     """One short request; returns the body of the answer.
 
@@ -38,8 +43,12 @@ async def call(
     """
     content = message.model_dump_json().encode() if message is not None else None
     headers = {"Content-Type": "application/json"} if message is not None else {}
+    if faults.active is not None:
+        await faults.active.call(url)
     try:
-        response = await client.request(method, url, content=content, headers=headers)
+        response = await client.request(
+            method, url, content=content, headers=headers, timeout=timeout_s
+        )
     except httpx.HTTPError as error:
         raise UnreachableError(url, _told(error)) from error
     check(response, url)
@@ -47,10 +56,15 @@ async def call(
 
 
 async def ask(
-    client: httpx.AsyncClient, method: str, url: str, message: BaseModel, reply: type[Reply]
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    message: BaseModel,
+    reply: type[Reply],
+    timeout_s: float = CALL_TIMEOUT_S,
 ) -> Reply:
     """As `call`, with the answer as a message."""
-    answer = await call(client, method, url, message)
+    answer = await call(client, method, url, message, timeout_s)
     try:
         return reply.model_validate_json(answer)
     except ValidationError as error:
@@ -78,7 +92,7 @@ async def pushed_frames(
             if response.is_error:
                 await response.aread()
                 check(response, url)
-            async for chunk in response.aiter_raw():
+            async for chunk in faults.on("pushed", response.aiter_raw()):
                 for frame in decoder.feed(chunk):
                     yield frame
     except httpx.HTTPError as error:
@@ -86,15 +100,21 @@ async def pushed_frames(
     raise UnreachableError(url, "it ended the stream")
 
 
-async def send_frames(client: httpx.AsyncClient, url: str, chunks: AsyncIterator[bytes]) -> None:
+async def send_frames(
+    client: httpx.AsyncClient, url: str, chunks: AsyncIterator[bytes], point: str
+) -> None:
     """Sends frames for as long as there are any.
+
+    Args:
+        point: the name of this stream in `common.faults`.
 
     Raises:
         RefusedError: the other side refused them, and said so after the last one.
         UnreachableError: the connection broke.
     """
     try:
-        response = await client.post(url, content=chunks, timeout=STREAM_TIMEOUT)
+        content = faults.on(point, chunks)
+        response = await client.post(url, content=content, timeout=STREAM_TIMEOUT)
     except httpx.HTTPError as error:
         raise UnreachableError(url, _told(error)) from error
     check(response, url)

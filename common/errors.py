@@ -4,9 +4,10 @@ SparkProxyError
 ├── ConfigurationError      a setting or file is wrong: one sentence, exit status 2
 │   ├── SettingsError       a key or value of common.properties
 │   └── EnvironmentProblem  Java, Spark, Redis or a port is not as needed
-├── FrameError              bytes that are no frame of ours
+├── FrameError              a data stream that cannot go on
 │   ├── FrameTooLarge       a frame above the limit
-│   └── FrameMalformed      a wrong version, kind or length
+│   ├── FrameMalformed      a wrong version, kind or length
+│   └── FrameLost           a number is missing
 ├── RefusedError            the other side said no, with its reason (4xx)
 └── UnreachableError        the other side did not answer
 
@@ -48,7 +49,7 @@ class EnvironmentProblem(ConfigurationError):
 
 
 class FrameError(SparkProxyError):
-    """Bytes on a data stream that are no frame of ours; the stream cannot go on."""
+    """What came on a data stream is not what ought to come; the stream cannot go on."""
 
 
 class FrameTooLarge(FrameError):
@@ -74,6 +75,19 @@ class FrameMalformed(FrameError):
 
     def __str__(self) -> str:
         return f"malformed frame: {self.field} is {self.found}, expected {self.expected}"
+
+
+class FrameLost(FrameError):
+    """A numbered frame did not arrive, and a later one did."""
+
+    def __init__(self, executor: int, expected: int, found: int) -> None:
+        super().__init__(executor, expected, found)
+        self.executor = executor
+        self.expected = expected
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"executor {self.executor}: frame {self.expected} is missing before {self.found}"
 
 
 class RefusedError(SparkProxyError):

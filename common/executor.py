@@ -10,15 +10,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.awake import Awake
 from common.channel import FrameChannel
 from common.errors import SparkProxyError
-from common.frames import Frame, Kind
+from common.frames import PING, Frame, Kind
+from common.logs import get_logger
 from common.messages import Application, ExecutorLaunch
 from common.security import TOKEN_VARIABLE, new_token
 
+log = get_logger(__name__)
 MAIN_CLASS = "org.apache.spark.external.ExternalExecutor"
 # A JVM that has not fetched the driver's settings by then never will.
 START_TIMEOUT_S = 60.0
+# A JVM that says nothing for so long, not even to a ping, hangs: no collection of garbage takes
+# that long. Spark itself waits for 120 s.
+HUNG_S = 30.0
+PING_S = 5.0
 # Spark's own executors get 10 s from the standalone worker.
 STOP_TIMEOUT_S = 10.0
 # Spark's exit codes for a task's fault: org.apache.spark.util.SparkExitCode and
@@ -27,12 +34,17 @@ APPLICATION_EXITS = frozenset({50, 51, 52, 57})
 
 
 class ExecutorFailedToStart(SparkProxyError):
-    """The JVM ended, or did not answer, before it could take tasks."""
+    """The JVM ended, or did not answer, before it could take tasks.
 
-    def __init__(self, problem: str, log_file: Path) -> None:
-        super().__init__(problem, log_file)
+    Args:
+        killed: whether somebody ended it by a signal, so that another one may well start.
+    """
+
+    def __init__(self, problem: str, log_file: Path, killed: bool = False) -> None:
+        super().__init__(problem, log_file, killed)
         self.problem = problem
         self.log_file = log_file
+        self.killed = killed
 
     def __str__(self) -> str:
         return f"the executor did not start: {self.problem}; see {self.log_file}"
@@ -106,6 +118,7 @@ class ExecutorProcess:
         self._ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._channel: FrameChannel | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._heard = 0.0
 
     @property
     def log_file(self) -> Path:
@@ -140,9 +153,16 @@ class ExecutorProcess:
             self._channel.send(data)
 
     async def ended(self) -> int:
-        """Waits for the JVM to end and clears what it leaves; returns its exit code."""
+        """Waits for the JVM to end and clears what it leaves; returns its exit code.
+
+        One that hangs is ended.
+        """
         assert self._process is not None
-        code = await self._process.wait()
+        watching = asyncio.create_task(self._watch(self._process))
+        try:
+            code = await self._process.wait()
+        finally:
+            watching.cancel()
         self._kill_group(self._process)
         await asyncio.to_thread(shutil.rmtree, self._plan.scratch, ignore_errors=True)
         return code
@@ -157,6 +177,16 @@ class ExecutorProcess:
                 await asyncio.wait_for(self._process.wait(), timeout_s)
         self._kill_group(self._process)
         await self.ended()
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        loop, awake = asyncio.get_running_loop(), Awake(HUNG_S)
+        self._heard = loop.time()
+        while True:
+            self.send(PING)
+            await asyncio.sleep(PING_S)
+            if awake.all_the_time() and loop.time() - self._heard > HUNG_S:
+                log.warning("executor.hung", executor=self._plan.executor, silent_s=HUNG_S)
+                self._kill_group(process)
 
     def _kill_group(self, process: asyncio.subprocess.Process) -> None:
         # The JVM leads a session of its own, and its Python workers are in it.
@@ -186,7 +216,8 @@ class ExecutorProcess:
             exit_.cancel()
             return self._ready.result()
         if exit_ in done:
-            raise ExecutorFailedToStart(f"exit status {exit_.result()}", self.log_file)
+            code = exit_.result()
+            raise ExecutorFailedToStart(f"exit status {code}", self.log_file, killed=code < 0)
         exit_.cancel()
         raise ExecutorFailedToStart(f"no answer in {START_TIMEOUT_S:.0f} s", self.log_file)
 
@@ -198,9 +229,10 @@ class ExecutorProcess:
         return channel
 
     def _take(self, channel: FrameChannel, frames: list[Frame]) -> None:
+        self._heard = asyncio.get_running_loop().time()
         if frames[0].kind == Kind.READY and not self._ready.done():
             # Only now: whoever connects to this port first need not be our JVM.
             self._channel = channel
             self._ready.set_result(int(frames.pop(0).payload))
-        if frames:
-            self._on_frames(frames)
+        if told := [frame for frame in frames if frame.kind != Kind.PING]:
+            self._on_frames(told)

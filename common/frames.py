@@ -9,10 +9,15 @@ A frame is a fixed header of 36 bytes, big-endian, and an opaque payload:
 | 1 | kind | `Kind` |
 | 1 | state | of STATUS: Spark's `TaskState` id, else 0 |
 | 1 | flags | of LAUNCH: bit 0 barrier task; bits 1-7 slots the task takes, 0 meaning one |
+| | | of MESSAGE: bit 0 asks for a reply |
 | 4 | executor | executor id, unique within the application |
 | 8 | application | the random key of one SparkContext |
-| 8 | task | Spark's task id, signed; -1 where there is none |
-| 8 | sequence | of STATUS: 1, 2, 3 ... within one executor; of ACK: highest one confirmed |
+| 8 | task | Spark's task id, signed; -1 where there is none; of REPLY: number of the MESSAGE |
+| 8 | sequence | of ACK: highest number taken; of the numbered kinds: 1, 2, 3 ... |
+
+LAUNCH and MESSAGE are numbered together, one after the other, for each executor; so are STATUS
+and REPLY in the other direction. The sender keeps them until they are confirmed and sends them
+again after a break; the receiver takes each number once, in its order.
 
 `common/jvm/FrameChannel.scala` is the same layout on the JVM side.
 """
@@ -22,7 +27,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
-from common.errors import FrameError, FrameMalformed, FrameTooLarge
+from common.errors import FrameError, FrameLost, FrameMalformed, FrameTooLarge
 
 VERSION = 1
 HEADER = Struct(">IBBBBIQqQ")
@@ -40,10 +45,11 @@ class Kind(IntEnum):
     MESSAGE = 4  # driver to executor: a Java-serialized CoarseGrainedClusterMessage
     STATUS = 5  # executor to driver: state of one task, with its result
     REPLY = 6  # executor to driver: the answer to a MESSAGE that asks
-    ACK = 7  # driver to worker: STATUS frames up to this sequence number are with the driver
+    ACK = 7  # driver to worker, worker to driver: numbered frames up to this one are there
     SYNC = 8  # agent to driver JVM: please confirm what you took
     CONTROL = 9  # dispatcher to agent and worker: one JSON message of common.messages
-    PING = 10  # dispatcher to agent and worker: still here
+    PING = 10  # who has nothing else to say on a stream: still here
+    RESUME = 11  # driver to dispatcher: what may have been lost for this executor follows
 
 
 KINDS = frozenset(Kind)
@@ -87,12 +93,19 @@ class Frame(NamedTuple):
         return (self.flags >> 1) or 1
 
     @property
-    def is_status(self) -> bool:
-        return self.kind == Kind.STATUS
-
-    @property
     def barrier(self) -> bool:
         return bool(self.flags & FLAG_BARRIER)
+
+
+def next_number(taken: int, frame: Frame) -> bool:
+    """Whether a numbered frame is the next one; false for one that was taken before.
+
+    Raises:
+        FrameLost: those between are missing; the stream is to be opened anew, which repeats them.
+    """
+    if frame.sequence > taken + 1:
+        raise FrameLost(frame.executor, taken + 1, frame.sequence)
+    return frame.sequence == taken + 1
 
 
 def encode(

@@ -79,6 +79,8 @@ class DriverApplication(Message):
     """Slots that this job would have had inside: the N of `local[N]`."""
     local_master: bool
     """Whether the slots inside are ours to start; a cluster manager starts its own."""
+    executors: tuple[int, ...] = ()
+    """External executors that Spark has already, by an agent that died."""
     executor: ExecutorRequest
 
 
@@ -86,11 +88,11 @@ class DriverApplication(Message):
 
 
 class ApplicationHello(Message):
-    """Opens an application at a dispatcher."""
+    """Opens an application at a dispatcher, or opens it again after its streams broke."""
 
     application: Application
     first_executor: Annotated[int, Field(gt=0)]
-    """Executor ids of this dispatcher count up from here."""
+    """Executor ids of this opening count up from here; a later opening has a higher number."""
 
 
 class ApplicationWelcome(Message):
@@ -99,12 +101,23 @@ class ApplicationWelcome(Message):
     """Slots of the workers that are going to serve the application."""
 
 
+class ReleaseExecutor(Message):
+    """The driver does not have this executor any more. A CONTROL frame on the task stream."""
+
+    executor: int
+    reason: str
+
+
 # Dispatcher to agent, as CONTROL frames on the event stream.
 
 
 class ExecutorReady(Message):
+    """An executor takes tasks, by this dispatcher; it may have been reached by another before."""
+
     type: Literal["executor_ready"] = "executor_ready"
     executor: int
+    attachment: int
+    """Which attachment of its worker this is: the highest one is the present way."""
     worker: str
     host: str
     port: int
@@ -121,6 +134,14 @@ class ExecutorLost(Message):
     """Whether the application's own tasks ended it (out of memory), which counts as failure."""
 
 
+class ExecutorDraining(Message):
+    """The worker is about to leave: no new task, and what others need is to be moved away."""
+
+    type: Literal["executor_draining"] = "executor_draining"
+    executor: int
+    reason: str
+
+
 class WorkerRefused(Message):
     """A worker does not serve the application."""
 
@@ -135,7 +156,8 @@ class PoolChanged(Message):
 
 
 AgentEvent = Annotated[
-    ExecutorReady | ExecutorLost | WorkerRefused | PoolChanged, Field(discriminator="type")
+    ExecutorReady | ExecutorLost | ExecutorDraining | WorkerRefused | PoolChanged,
+    Field(discriminator="type"),
 ]
 AGENT_EVENT: TypeAdapter[AgentEvent] = TypeAdapter(AgentEvent)
 
@@ -147,14 +169,35 @@ class WorkerState(StrEnum):
     """The life of a worker, as its dispatcher sees it."""
 
     ATTACHED = "ATTACHED"  # its stream is open, it takes tasks
-    LOST = "LOST"  # its stream broke and it did not come back in time
+    DRAINING = "DRAINING"  # its stream is open, it takes no new task and will leave
+    DISCONNECTED = "DISCONNECTED"  # its stream broke a moment ago, it may come back
+    LOST = "LOST"  # it did not come back in time, or was silent for too long
     LEFT = "LEFT"  # it said goodbye
 
 
+# The states in which a worker is spoken to, and those that it does not come back from.
+PRESENT = frozenset({WorkerState.ATTACHED, WorkerState.DRAINING})
+GONE = frozenset({WorkerState.LOST, WorkerState.LEFT})
+
+
+class HeldExecutor(Message):
+    """An executor that a worker has when it attaches."""
+
+    application: ApplicationKey
+    executor: int
+    slots: Annotated[int, Field(gt=0)]
+    port: int
+    """Of its block manager, 0 while it is starting."""
+
+
 class WorkerHello(Message):
-    """Attaches a worker."""
+    """Attaches a worker, or attaches it again: then it says what it holds."""
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
+    attachment: Annotated[int, Field(gt=0)] = 1
+    """Counts the worker's attachments, at whichever dispatcher."""
+    draining: bool = False
+    executors: tuple[HeldExecutor, ...] = ()
     host: str
     pid: int
     url: str
@@ -169,6 +212,8 @@ class WorkerHello(Message):
 class WorkerWelcome(Message):
     stream: str
     heartbeat_s: float
+    dispatchers: tuple[str, ...] = ()
+    """URLs of the dispatchers of this pool, for the day when this one is gone."""
 
 
 class ApplicationCounts(Message):
@@ -236,6 +281,19 @@ class StopExecutor(Message):
     executor: int
 
 
+class Drain(Message):
+    """Asks the worker to finish what it runs and to leave."""
+
+    type: Literal["drain"] = "drain"
+
+
+class KnowDispatchers(Message):
+    """The dispatchers of this pool are others than before."""
+
+    type: Literal["know_dispatchers"] = "know_dispatchers"
+    urls: tuple[str, ...]
+
+
 class SendReport(Message):
     """Asks for a report now, so that a status shows what is and not what was."""
 
@@ -243,7 +301,8 @@ class SendReport(Message):
 
 
 WorkerCommand = Annotated[
-    StartExecutor | StopExecutor | SendReport, Field(discriminator="type")
+    StartExecutor | StopExecutor | Drain | KnowDispatchers | SendReport,
+    Field(discriminator="type"),
 ]
 WORKER_COMMAND: TypeAdapter[WorkerCommand] = TypeAdapter(WorkerCommand)
 
@@ -255,10 +314,13 @@ class ResultsHello(Message):
     """Opens the result stream of one executor."""
 
     executor: int
+    opening: Annotated[int, Field(gt=0)] = 1
+    """Counts the openings of this executor's stream; the last one is the one that is heard."""
 
 
 class ResultsWelcome(Message):
     stream: str
+    heartbeat_s: float
 
 
 # Worker to its executor JVM, one line of JSON on its standard input.

@@ -12,7 +12,7 @@ JOIN_BYTES = 64 * 1024
 class Outbox:
     """What is put here leaves through `stream`, in order, as few and large chunks.
 
-    `room` holds a writer back while more than `max_bytes` wait.
+    `is_full` tells a writer that more than `max_bytes` wait.
     """
 
     def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
@@ -21,8 +21,6 @@ class Outbox:
         self._bytes = 0
         self._closed = False
         self._filled = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._drained.set()
 
     def put(self, data: bytes) -> None:
         """Adds bytes; after `close` they are dropped, since nobody is there to read them."""
@@ -31,23 +29,25 @@ class Outbox:
         self._waiting.append(data)
         self._bytes += len(data)
         self._filled.set()
-        if self._bytes > self._max_bytes:
-            self._drained.clear()
 
     def ping(self) -> None:
         """Shows the reader that this side lives, unless something is on its way anyhow."""
         if not self._waiting:
             self.put(PING)
 
-    async def room(self) -> None:
-        """Returns when the reader has caught up."""
-        await self._drained.wait()
+    @property
+    def is_full(self) -> bool:
+        return self._bytes > self._max_bytes
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the reader has taken all there was."""
+        return not self._waiting
 
     def close(self) -> None:
         """Lets the stream end once it has sent what is here."""
         self._closed = True
         self._filled.set()
-        self._drained.set()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields chunks until `close`."""
@@ -62,7 +62,6 @@ class Outbox:
         parts, self._waiting, self._bytes = self._waiting, [], 0
         if not self._closed:
             self._filled.clear()
-        self._drained.set()
         if sum(map(len, parts)) <= JOIN_BYTES:
             return [b"".join(parts)] if parts else []
         return _joined(parts)

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from common.client import call, new_client
 from common.errors import EnvironmentProblem, RefusedError, UnreachableError
 from common.messages import (
+    PRESENT,
     ApplicationState,
     ApplicationStatus,
     DispatcherStatus,
     PoolStatus,
-    WorkerState,
     WorkerStatus,
 )
 from common.registry import Registry
@@ -57,6 +57,26 @@ async def ask_all(urls: Iterable[str], settings: Settings, home: Home) -> Answer
     return Answers(merged(told), silent)
 
 
+async def drain_worker(worker: str, settings: Settings, home: Home) -> str:
+    """Tells the dispatcher that has this worker to let it go; returns what is going to happen.
+
+    Raises:
+        RefusedError: no dispatcher has it.
+    """
+    answers = await ask_all(await registered(settings, home), settings, home)
+    urls = {dispatcher.id: dispatcher.url for dispatcher in answers.status.dispatchers}
+    for one in answers.status.workers:
+        if one.id == worker and one.state in PRESENT:
+            async with new_client(pool_token(settings, home)) as client:
+                await call(client, "POST", f"{urls[one.dispatcher]}/workers/{worker}/drain")
+            return (
+                f"{worker} takes no new task; it leaves when what it runs is done "
+                f"({one.slots_busy} of {one.slots} slots are busy), or when its limit is over"
+            )
+    known = ", ".join(one.id for one in answers.status.workers if one.state in PRESENT) or "none"
+    raise RefusedError("the pool", 404, f"no worker {worker} is attached; those there: {known}")
+
+
 async def _ask(
     client: httpx.AsyncClient, url: str
 ) -> PoolStatus | UnreachableError | RefusedError:
@@ -77,7 +97,7 @@ def merged(parts: Iterable[PoolStatus]) -> PoolStatus:
         dispatchers |= {dispatcher.id: dispatcher for dispatcher in part.dispatchers}
         for worker in part.workers:
             # One that moved is attached here, and lost or gone where it was before.
-            if worker.id not in workers or worker.state is WorkerState.ATTACHED:
+            if worker.id not in workers or worker.state in PRESENT:
                 workers[worker.id] = worker
         for app in part.apps:
             apps[app.key] = _added(apps[app.key], app) if app.key in apps else app

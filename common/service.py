@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from common import faults
 from common.console import run
 from common.errors import EnvironmentProblem
 
@@ -101,16 +102,24 @@ class Service(ABC):
         return {"url": self.server.url, "pid": os.getpid()}
 
     async def run(self, ready_file: Path | None = None) -> None:
-        """From startup to shutdown, which SIGTERM and SIGINT begin."""
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        """From startup to shutdown.
+
+        SIGTERM asks for the end, with a farewell that may take its time; a second one, and
+        SIGINT, want it at once.
+        """
+        ask, insist = asyncio.Event(), asyncio.Event()
+
+        def terminate() -> None:
+            (insist if ask.is_set() else ask).set()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, insist.set)
         serving = asyncio.create_task(self.server.serve())
         try:
             await self.startup()
             if ready_file is not None:
                 _write_whole(ready_file, json.dumps(self.identity()))
-            await _first(self.loop(), self._asked(stop), serving)
+            await first(self.loop(), self._asked(ask), insist.wait(), until=serving)
         finally:
             if ready_file is not None:
                 ready_file.unlink(missing_ok=True)
@@ -118,19 +127,25 @@ class Service(ABC):
             self.server.stop()
             await asyncio.gather(serving, return_exceptions=True)
 
-    async def _asked(self, stop: asyncio.Event) -> None:
-        await stop.wait()
+    async def _asked(self, ask: asyncio.Event) -> None:
+        await ask.wait()
         await self.farewell()
 
 
-async def _first(*work: Awaitable[object]) -> None:
-    """Returns, or raises, with the first that ends; the others are cancelled."""
+async def first(*work: Awaitable[object], until: "asyncio.Task[None] | None" = None) -> None:
+    """Returns, or raises, with the first that ends; the others are cancelled.
+
+    Args:
+        until: ends it too, and is left alone.
+    """
     tasks = [asyncio.ensure_future(one) for one in work]
-    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    # The HTTP server is ended by its own means, which lets its streams see the end.
-    for task in pending - {tasks[-1]}:
-        task.cancel()
-    await asyncio.gather(*(pending - {tasks[-1]}), return_exceptions=True)
+    also = {until} if until is not None else set()
+    try:
+        done, _ = await asyncio.wait({*tasks, *also}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
 
@@ -145,4 +160,9 @@ def _write_whole(path: Path, text: str) -> None:
 
 def main(work: Callable[[], Coroutine[object, object, None]]) -> NoReturn:
     """Runs a service to its end, and ends the process as our commands do."""
-    run(lambda: uvloop.run(work()))
+
+    def service() -> None:
+        faults.switch_on()
+        uvloop.run(work())
+
+    run(service)

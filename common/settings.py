@@ -95,6 +95,7 @@ class Settings(BaseModel):
     worker_port: Port = 0
     worker_slots: Annotated[int, Field(ge=0)] = 0
     worker_memory_mb: Annotated[int, Field(ge=0)] = 0
+    worker_drain: Annotated[float, Field(ge=0)] = 30.0
     worker_pythons: Names = ()
     spark_homes: Names = ()
 
@@ -180,3 +181,8 @@ class Home(BaseModel):
     def tmp(self) -> Path:
         """Scratch: pid files, executor folders, the embedded Redis."""
         return self.root / "tmp"
+
+    @property
+    def executors(self) -> Path:
+        """Working folders of executors, in one of each process that starts any."""
+        return self.tmp / "executors"

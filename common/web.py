@@ -1,5 +1,6 @@
 """What the HTTP side of every service has: the token, the limits, health and metrics."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -65,6 +66,19 @@ async def frames_of(request: Request, max_frame_bytes: int) -> AsyncIterator[lis
                 yield frames
     except ClientDisconnect:
         return
+
+
+async def not_silent(
+    batches: AsyncIterator[list[Frame]], limit_s: float
+) -> AsyncIterator[list[Frame]]:
+    """The same, for as long as the sender gives a sign of life."""
+    while True:
+        try:
+            async with asyncio.timeout(limit_s):
+                batch = await anext(batches)
+        except (TimeoutError, StopAsyncIteration):
+            return
+        yield batch
 
 
 def frame_stream(chunks: AsyncIterator[bytes]) -> StreamingResponse:

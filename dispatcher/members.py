@@ -8,8 +8,10 @@ from common.messages import (
     AgentEvent,
     Application,
     ApplicationCounts,
+    ApplicationHello,
     ApplicationState,
     ApplicationStatus,
+    HeldExecutor,
     WorkerCommand,
     WorkerHello,
     WorkerReport,
@@ -18,6 +20,9 @@ from common.messages import (
 )
 from common.outbox import Outbox
 from common.security import new_token
+
+ExecutorKey = tuple[str, int]
+"""Application key and executor id."""
 
 
 class ExecutorState(StrEnum):
@@ -30,19 +35,30 @@ class ExecutorState(StrEnum):
 
 @dataclass(eq=False)
 class Worker:
-    """One attached worker and the stream to it."""
+    """One worker and the stream to it."""
 
     hello: WorkerHello
     stream: str = field(default_factory=new_token)
     outbox: Outbox = field(default_factory=Outbox)
     state: WorkerState = WorkerState.ATTACHED
+    draining: bool = False
     report: WorkerReport | None = None
     reports: int = 0
     heard: float = 0.0
     """When it last reported, in seconds of the event loop's clock."""
     streaming: bool = False
     """Whether somebody reads its stream, which only one can."""
-    executors: dict[tuple[str, int], "Executor"] = field(default_factory=dict)
+    executors: dict[ExecutorKey, "Executor"] = field(default_factory=dict)
+    unclaimed: dict[ExecutorKey, HeldExecutor] = field(default_factory=dict)
+    """What it holds for applications that are not open here, or not yet."""
+
+    def attach(self, hello: WorkerHello) -> None:
+        """It is here, by a stream of this attachment; what waited on an older one is lost."""
+        self.outbox.close()
+        self.hello, self.stream, self.outbox = hello, new_token(), Outbox()
+        self.streaming = False
+        self.draining = self.draining or hello.draining
+        self.state = WorkerState.DRAINING if self.draining else WorkerState.ATTACHED
 
     @property
     def id(self) -> str:
@@ -90,7 +106,13 @@ class ServedApplication:
     """One application and the event stream to its agent."""
 
     application: Application
+    opening: int
+    """Which opening this is: its first executor id."""
     next_executor: int
+    connected: bool = True
+    """Whether its agent is there; else it may come back, and what runs goes on."""
+    streaming: bool = False
+    """Whether somebody reads its events, which only one can."""
     stream: str = field(default_factory=new_token)
     events: Outbox = field(default_factory=Outbox)
     state: ApplicationState = ApplicationState.WAITING
@@ -102,6 +124,18 @@ class ServedApplication:
     heard: float = 0.0
     """When its agent last sent something, in seconds of the event loop's clock."""
 
+    @classmethod
+    def of(cls, hello: ApplicationHello) -> "ServedApplication":
+        return cls(hello.application, hello.first_executor, hello.first_executor)
+
+    def reopen(self, hello: ApplicationHello) -> None:
+        """Its agent is back, or another one in its place."""
+        self.events.close()
+        self.application, self.opening = hello.application, hello.first_executor
+        self.next_executor, self.connected = hello.first_executor, True
+        self.streaming = False
+        self.stream, self.events = new_token(), Outbox()
+
     @property
     def key(self) -> str:
         return self.application.key
@@ -109,7 +143,7 @@ class ServedApplication:
     @property
     def slots(self) -> int:
         """Slots of the executors that serve it, or are about to."""
-        return sum(executor.slots for executor in self.executors.values())
+        return sum(e.slots for e in self.executors.values() if not e.worker.draining)
 
     def tell(self, event: AgentEvent) -> None:
         self.events.put(encode(Kind.CONTROL, event.model_dump_json().encode()))
@@ -139,3 +173,13 @@ class Executor:
     worker: Worker
     slots: int
     state: ExecutorState = ExecutorState.STARTING
+    port: int = 0
+    """Of its block manager, once it is ready."""
+    stalled: bool = True
+    """Whether frames for it are dropped, until its driver repeats them behind a RESUME."""
+    dropped: bool = False
+    """Whether that is for want of room, and its driver is to be asked when there is some."""
+
+    @property
+    def key(self) -> ExecutorKey:
+        return self.app.key, self.id

@@ -1,6 +1,6 @@
 """The dispatcher's HTTP side."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
@@ -11,7 +11,6 @@ from common.errors import FrameError, RefusedError
 from common.logs import get_logger
 from common.messages import (
     ApplicationHello,
-    ApplicationState,
     ApplicationWelcome,
     DispatcherStatus,
     ExecutorChange,
@@ -68,7 +67,9 @@ def _add_worker_routes(app: FastAPI, pool: Pool, settings: Settings) -> None:
     @app.post("/workers")
     async def attach(hello: WorkerHello) -> WorkerWelcome:
         worker = pool.attach(hello)
-        return WorkerWelcome(stream=worker.stream, heartbeat_s=settings.heartbeat)
+        return WorkerWelcome(
+            stream=worker.stream, heartbeat_s=settings.heartbeat, dispatchers=pool.dispatchers
+        )
 
     @app.get("/workers/{worker_id}/stream")
     async def push(worker_id: str, stream: Stream) -> StreamingResponse:
@@ -87,9 +88,13 @@ def _add_worker_routes(app: FastAPI, pool: Pool, settings: Settings) -> None:
     async def change(worker_id: str, message: ExecutorChange) -> None:
         worker = pool.worker(worker_id, message.stream)
         if isinstance(message, ExecutorStarted):
-            pool.started(worker, message)
+            pool.placement.started(worker, message.application, message.executor, message.port)
         else:
-            pool.ended(worker, message)
+            pool.placement.ended(worker, message)
+
+    @app.post("/workers/{worker_id}/drain", status_code=204)
+    async def drain(worker_id: str) -> None:
+        pool.drain(worker_id)
 
     @app.delete("/workers/{worker_id}", status_code=204)
     async def leave(worker_id: str, stream: Stream) -> None:
@@ -99,11 +104,14 @@ def _add_worker_routes(app: FastAPI, pool: Pool, settings: Settings) -> None:
 
 
 async def _push(pool: Pool, worker: Worker) -> AsyncIterator[bytes]:
+    stream, outbox = worker.stream, worker.outbox
     try:
-        async for chunk in worker.outbox.stream():
+        async for chunk in outbox.stream():
             yield chunk
+            if not outbox.is_full:
+                pool.placement.unstall(worker)
     finally:
-        pool.lose(worker, WorkerState.LOST, "its stream broke")
+        pool.disconnect(worker, stream)
 
 
 def _add_application_routes(app: FastAPI, pool: Pool, settings: Settings) -> None:
@@ -114,15 +122,26 @@ def _add_application_routes(app: FastAPI, pool: Pool, settings: Settings) -> Non
     @app.get("/applications/{key}/events")
     async def events(key: str, stream: Stream) -> StreamingResponse:
         """Executors that come and go, for as long as the application runs."""
-        return frame_stream(_events(pool, pool.application(key, stream)))
+        served = pool.application(key, stream)
+        if served.streaming:
+            raise RefusedError("dispatcher", 409, f"the events of application {key} are taken")
+        served.streaming = True
+        return frame_stream(_events(pool, served))
 
     @app.post("/applications/{key}/tasks", status_code=204)
     async def tasks(key: str, stream: Stream, request: Request) -> Response:
         """Tasks as they appear: the body goes on for as long as the application runs."""
         served = pool.application(key, stream)
-        await _until_broken(
-            pool, served, lambda: _forward(pool, served, request, settings.frame_max_bytes)
-        )
+        try:
+            async for frames in frames_of(request, settings.frame_max_bytes):
+                if served.stream != stream:
+                    break
+                pool.route(served, frames)
+        except FrameError as error:
+            log.warning("app.malformed", app=served.application.id, reason=str(error))
+            raise
+        finally:
+            pool.break_off(served, stream)
         return Response(status_code=204)
 
     @app.delete("/applications/{key}", status_code=204)
@@ -133,34 +152,9 @@ def _add_application_routes(app: FastAPI, pool: Pool, settings: Settings) -> Non
 
 
 async def _events(pool: Pool, served: ServedApplication) -> AsyncIterator[bytes]:
+    stream = served.stream
     try:
         async for chunk in served.events.stream():
             yield chunk
     finally:
-        _break(pool, served, "its event stream broke")
-
-
-async def _until_broken(
-    pool: Pool, served: ServedApplication, work: Callable[[], Awaitable[None]]
-) -> None:
-    try:
-        await work()
-    except FrameError as error:
-        log.warning("app.malformed", app=served.application.id, reason=str(error))
-        raise
-    finally:
-        _break(pool, served, "its task stream ended")
-
-
-async def _forward(
-    pool: Pool, served: ServedApplication, request: Request, max_frame_bytes: int
-) -> None:
-    async for frames in frames_of(request, max_frame_bytes):
-        await pool.route(served, frames)
-
-
-def _break(pool: Pool, served: ServedApplication, reason: str) -> None:
-    """Ends this opening of the application; a later one of the same key is not meant."""
-    if pool.applications.get(served.key) is served:
-        pool.close(served.key, reason)
-    served.state = ApplicationState.FINISHED
+        pool.break_off(served, stream)

@@ -6,9 +6,10 @@ import socket
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from common.awake import Awake
 from common.errors import EnvironmentProblem, UnreachableError
 from common.logs import get_logger
-from common.messages import ApplicationState, DispatcherStatus, WorkerState
+from common.messages import PRESENT, ApplicationState, DispatcherStatus, WorkerState
 from common.registry import Entry, Registry
 from common.security import pool_token
 from common.service import HttpServer, Service
@@ -20,6 +21,8 @@ from dispatcher.server import new_server
 log = get_logger(__name__)
 # Three pings a heartbeat: one may be late without anybody being given up.
 PINGS_PER_HEARTBEAT = 3
+# A Redis that was started again, empty, is full again soon.
+REGISTRATIONS_PER_HEARTBEAT = 3
 
 
 class DispatcherService(Service):
@@ -49,13 +52,24 @@ class DispatcherService(Service):
         log.info("dispatcher.started", dispatcher=self._id, url=self.server.url)
 
     async def loop(self) -> None:
+        # A Redis that hangs must not keep anybody from being pinged.
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_alive())
+            tasks.create_task(self._keep_registered())
+
+    async def _keep_alive(self) -> None:
+        heartbeat_s = self._settings.heartbeat
+        awake = Awake(heartbeat_s)
+        while True:
+            await asyncio.sleep(heartbeat_s / PINGS_PER_HEARTBEAT)
+            self._ping()
+            if awake.all_the_time():
+                self.pool.lose_silent(heartbeat_s)
+            self.pool.placement.place()
+
+    async def _keep_registered(self) -> None:
         registered = True
         while True:
-            for _ in range(PINGS_PER_HEARTBEAT):
-                await asyncio.sleep(self._settings.heartbeat / PINGS_PER_HEARTBEAT)
-                self._ping()
-                self.pool.lose_silent(self._settings.heartbeat)
-                self.pool.place()
             try:
                 await self._register()
                 registered = True
@@ -64,15 +78,17 @@ class DispatcherService(Service):
                 if registered:
                     log.warning("registry.lost", reason=str(error))
                 registered = False
+            await asyncio.sleep(self._settings.heartbeat / REGISTRATIONS_PER_HEARTBEAT)
 
     async def shutdown(self) -> None:
         if not self._registered:
             await self._registry.close()
             return
-        for key in list(self.pool.applications):
-            self.pool.close(key, "the dispatcher stops")
-        for worker in list(self.pool.workers.values()):
-            self.pool.lose(worker, WorkerState.LOST, "the dispatcher stops")
+        # Whoever is here goes on at another dispatcher, or here when it is started again.
+        for app in self.pool.applications.values():
+            self.pool.break_off(app, app.stream)
+        for worker in self.pool.workers.values():
+            worker.outbox.close()
         try:
             await self._registry.unregister(self._id)
         except (UnreachableError, EnvironmentProblem) as error:
@@ -91,9 +107,11 @@ class DispatcherService(Service):
         await self._registry.register(
             Entry(id=me.id, url=me.url, version=VERSION, workers=me.workers)
         )
+        entries = await self._registry.dispatchers()
+        self.pool.know_dispatchers(tuple(entry.url for entry in entries))
 
     def _describe(self) -> DispatcherStatus:
-        attached = [w for w in self.pool.workers.values() if w.state is WorkerState.ATTACHED]
+        attached = [w for w in self.pool.workers.values() if w.state in PRESENT]
         return DispatcherStatus(
             id=self._id, url=self.server.url, pid=os.getpid(), workers=len(attached)
         )
@@ -107,7 +125,7 @@ def _metrics(pool: Pool) -> CollectorRegistry:
         return Gauge(f"spark_proxy_dispatcher_{name}", meaning, registry=registry)
 
     def attached() -> int:
-        return sum(w.state is WorkerState.ATTACHED for w in pool.workers.values())
+        return sum(w.state in PRESENT for w in pool.workers.values())
 
     def slots() -> int:
         workers = pool.workers.values()

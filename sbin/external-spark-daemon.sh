@@ -3,12 +3,13 @@
 #   external-spark-daemon.sh start|stop|restart|status <service> [--instance N] [options]
 # The service is redis, dispatcher or worker; the options are those of its module.
 # A restart without options keeps those that the running service was started with.
+# A worker that is stopped finishes what it runs first; stop --now does not wait for that.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/external-spark-config.sh"
 
 # A busy machine with two cores needs some seconds to import Python and to build the shim.
 START_TIMEOUT_S=120
-# A worker gives its executor JVMs about 15 s to end.
+# A worker gives its executor JVMs about 15 s to end, beside what its ready file names.
 STOP_TIMEOUT_S=20
 POLL_S=0.1
 SHOWN_LOG_LINES=20
@@ -24,6 +25,11 @@ if [[ ${1:-} == --instance ]]; then
   instance=$2
   shift 2
 fi
+stop_signal=TERM
+if [[ $action == stop && ${1:-} == --now ]]; then
+  stop_signal=INT
+  shift
+fi
 options=("$@")
 
 case $service in
@@ -36,6 +42,7 @@ pid_file=$EXTERNAL_SPARK_PID_DIR/$name.pid
 ready_file=$EXTERNAL_SPARK_PID_DIR/$name.ready
 # Read before anything is stopped: a service on its way out removes this file first.
 id=$(sed -nE 's/.*"id": *"([A-Za-z0-9][A-Za-z0-9._-]*)".*/\1/p' "$ready_file" 2>/dev/null || true)
+farewell_s=$(sed -nE 's/.*"farewell_s": *([0-9]+).*/\1/p' "$ready_file" 2>/dev/null || true)
 log_file=$EXTERNAL_SPARK_LOG_DIR/$name.log
 out_file=$EXTERNAL_SPARK_LOG_DIR/$name.out
 
@@ -84,7 +91,7 @@ clear_traces() {
   local executors=$EXTERNAL_SPARK_HOME/tmp/executors
   kill_remains
   rm -f "$ready_file"
-  [[ -z $id ]] || rm -rf "${executors:?}/$id"
+  [[ -z $id ]] || rm -rf "${executors:?}/$id" "${executors:?}/$id.lock"
   rmdir "$executors" 2>/dev/null || true
 }
 
@@ -134,16 +141,17 @@ start() {
 }
 
 stop() {
-  local pid
+  local pid limit=$STOP_TIMEOUT_S
   if ! is_running; then
     echo "$name: was not running"
   else
     pid=$(recorded_pid)
-    kill -TERM "$pid"
-    if wait_until "$STOP_TIMEOUT_S" is_gone "$pid"; then
+    [[ $stop_signal == INT ]] || limit=$((limit + ${farewell_s:-0}))
+    kill "-$stop_signal" "$pid"
+    if wait_until "$limit" is_gone "$pid"; then
       echo "$name: stopped"
     else
-      echo "$name: did not stop within $STOP_TIMEOUT_S s and was killed"
+      echo "$name: did not stop within $limit s and was killed"
     fi
   fi
   clear_traces

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Stops what start-all.sh started, on this machine and on the others of conf/hosts:
 #   stop-all.sh [--local]
-# --local leaves the other machines alone. Stopping what does not run is no error.
+# --local leaves the other machines alone. Stopping what does not run is no error. Nobody waits
+# for tasks that run; stop-worker.sh does.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/external-spark-config.sh"
 
@@ -10,7 +11,7 @@ stop_role() {
   for file in "$EXTERNAL_SPARK_PID_DIR/$1"-*.pid; do
     [[ -e $file ]] || continue
     instance=${file##*-}
-    run_script external-spark-daemon.sh stop "$1" --instance "${instance%.pid}" &
+    run_script external-spark-daemon.sh stop "$1" --instance "${instance%.pid}" --now &
   done
   wait
 }

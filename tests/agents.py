@@ -1,15 +1,17 @@
 """An agent's HTTP side, and a way to it that a test can cut."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
 from prometheus_client import CollectorRegistry
 
+from agent.driver import DriverError
+from agent.executors import Executors
 from agent.results import new_results_app
-from common.frames import Frame, FrameDecoder
+from common.frames import Frame, FrameDecoder, Kind
 from common.service import HttpServer
 from common.settings import Settings
 
@@ -20,10 +22,44 @@ MAX_FRAME = 65536
 WAIT_S = 10.0
 
 
+class StubDriver:
+    """What an agent tells a driver JVM of executors."""
+
+    def __init__(self) -> None:
+        self.registered: list[int] = []
+        """By registration, so that an executor which is reached anew stands there again."""
+        self.removed: dict[int, tuple[str, bool]] = {}
+        """Why, and whether by the application's own tasks."""
+        self.drained: list[int] = []
+        self.refuses: set[int] = set()
+        self.fails: set[int] = set()
+
+    async def register_executor(
+        self, executor: int, host: str, port: int, slots: int, inside: bool
+    ) -> bool:
+        # As py4j does, which leaves the loop to others meanwhile.
+        await asyncio.sleep(0)
+        if executor in self.fails:
+            raise DriverError("registerExecutor", "it is stopping")
+        if executor in self.refuses or executor in self.removed:
+            return False
+        self.registered.append(executor)
+        return True
+
+    async def remove_executor(self, executor: int, reason: str, by_application: bool) -> None:
+        await asyncio.sleep(0)
+        self.removed[executor] = reason, by_application
+
+    async def drain_executor(self, executor: int, reason: str) -> None:
+        await asyncio.sleep(0)
+        self.drained.append(executor)
+
+
 @dataclass
 class Agent:
     """The agent's HTTP side, and what it has handed to its driver."""
 
+    executors: Executors
     url: str = ""
     delivered: bytearray = field(default_factory=bytearray)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -34,7 +70,9 @@ class Agent:
 
     @property
     def frames(self) -> list[Frame]:
-        return list(FrameDecoder(MAX_FRAME).feed(bytes(self.delivered)))
+        """All but the signs of life."""
+        decoded = FrameDecoder(MAX_FRAME).feed(bytes(self.delivered))
+        return [frame for frame in decoded if frame.kind != Kind.ACK]
 
     @property
     def sequences(self) -> list[int]:
@@ -44,10 +82,14 @@ class Agent:
         self.delivered += data
         self.arrived.set()
 
-    async def has_delivered(self, size: int) -> None:
-        """Waits until that many bytes are there."""
+    async def has_delivered(self, count: int) -> None:
+        """Waits until that many frames are there."""
+        await self.until(lambda: len(self.frames) >= count)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits until something arrives that makes this true."""
         async with asyncio.timeout(WAIT_S):
-            while len(self.delivered) < size:
+            while not condition():
                 self.arrived.clear()
                 await self.arrived.wait()
 
@@ -57,14 +99,18 @@ class Agent:
 
 
 @asynccontextmanager
-async def agent_server() -> AsyncIterator[Agent]:
+async def agent_server(port: int = 0) -> AsyncIterator[Agent]:
     """The agent's results application on a real server."""
-    agent = Agent()
+    agent = Agent(Executors(StubDriver(), heartbeat_s=10.0))
     limits = {"message.max.bytes": MAX_BODY, "frame.max.bytes": MAX_FRAME}
     app = new_results_app(
-        Settings.model_validate(limits), TOKEN, CollectorRegistry(), agent.deliver
+        Settings.model_validate(limits),
+        TOKEN,
+        CollectorRegistry(),
+        agent.deliver,
+        agent.executors,
     )
-    server = HttpServer(app, "127.0.0.1", 0, "agent.host")
+    server = HttpServer(app, "127.0.0.1", port, "agent.host")
     agent.url = server.url
     serving = asyncio.create_task(server.serve())
     try:

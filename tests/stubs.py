@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from common.frames import FrameDecoder, Kind
+from common.frames import Frame, FrameDecoder, Kind, encode
 from common.messages import (
     AGENT_EVENT,
     WORKER_COMMAND,
@@ -12,7 +12,8 @@ from common.messages import (
     EndCause,
     ExecutorEnded,
     ExecutorRequest,
-    ExecutorStarted,
+    HeldExecutor,
+    ReleaseExecutor,
     StartExecutor,
     WorkerCommand,
     WorkerHello,
@@ -70,6 +71,26 @@ def application_hello(
     return ApplicationHello(application=application(key, **changes), first_executor=first_executor)
 
 
+def held(executor: int = FIRST, key: str = KEY, *, slots: int = 2, port: int = 7) -> HeldExecutor:
+    """An executor that a worker says it has; with port 0 it is still starting."""
+    return HeldExecutor(application=key, executor=executor, slots=slots, port=port)
+
+
+def frame(
+    kind: Kind, payload: bytes = b"", *, key: str = KEY, executor: int = FIRST, **fields: int
+) -> Frame:
+    """A frame of this application's driver, or of its executor."""
+    raw = encode(kind, payload, executor=executor, app=int(key, 16), **fields)
+    (decoded,) = FrameDecoder(2**31 - 1).feed(raw)
+    return decoded
+
+
+def release(executor: int = FIRST, key: str = KEY) -> Frame:
+    """What an agent says of an executor that its driver does not have."""
+    message = ReleaseExecutor(executor=executor, reason="it was removed")
+    return frame(Kind.CONTROL, message.model_dump_json().encode(), key=key)
+
+
 def waiting_in(outbox: Outbox) -> bytes:
     """Takes what waits there, without a reader."""
     return b"".join(outbox._take())
@@ -100,20 +121,50 @@ class StubPool(Pool):
         return self.application(key, welcome.stream)
 
     def say_started(self, worker: Worker, key: str = KEY, executor: int = FIRST) -> None:
-        self.started(
-            worker,
-            ExecutorStarted(stream=worker.stream, application=key, executor=executor, port=7),
-        )
+        self.placement.started(worker, key, executor, 7)
 
     def say_ended(
         self, worker: Worker, cause: EndCause, key: str = KEY, executor: int = FIRST
     ) -> None:
-        self.ended(
+        self.placement.ended(
             worker,
             ExecutorEnded(
                 stream=worker.stream, application=key, executor=executor, reason="why", cause=cause
             ),
         )
+
+    def say_resume(self, app: ServedApplication, executor: int = FIRST) -> None:
+        """What an agent sends when it has heard that an executor is ready, before all else."""
+        self.route(app, [frame(Kind.RESUME, key=app.key, executor=executor)])
+
+    def everything(self) -> object:
+        """All that it knows and has to say, but for the times of it."""
+        return (
+            [
+                (w.status(""), w.stream, w.draining, w.hello, w.streaming, list(w.outbox._waiting))
+                for w in self.workers.values()
+            ],
+            [(sorted(w.executors), w.unclaimed.copy()) for w in self.workers.values()],
+            [
+                (e.key, e.state, e.slots, e.port, e.stalled, e.dropped)
+                for w in self.workers.values()
+                for e in w.executors.values()
+            ],
+            [
+                (a.status(), a.stream, a.connected, a.opening, a.next_executor, a.promised)
+                for a in self.applications.values()
+            ],
+            [(sorted(a.executors), list(a.events._waiting)) for a in self.applications.values()],
+        )
+
+    def ready(self, **changes: Any) -> tuple[Worker, ServedApplication]:
+        """A worker whose executor serves an application; both know, nothing waits for them."""
+        worker, app = self.attach(worker_hello(**changes)), self.opened()
+        self.say_started(worker)
+        self.say_resume(app)
+        waiting_in(worker.outbox)
+        waiting_in(app.events)
+        return worker, app
 
 
 def told(app: ServedApplication) -> list[object]:

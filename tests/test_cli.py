@@ -61,7 +61,8 @@ def test_version_is_that_of_the_package(home: Installation) -> None:
 
 def test_help_lists_the_commands(home: Installation) -> None:
     said = command(home, "--help", COLUMNS="80").succeeded().out
-    for name in ("dispatcher", "worker", "redis", "status", "install", "uninstall", "version"):
+    services = ("dispatcher", "worker", "redis")
+    for name in (*services, "status", "drain", "install", "uninstall", "version"):
         assert f" {name} " in said
 
 
@@ -114,6 +115,15 @@ def test_status_fails_with_the_reason_when_no_dispatcher_answers(
     (line,) = ended.err.splitlines()
     assert line.startswith(f"{pool.url}/status refused (401): ")
     assert TOKEN not in line
+
+
+def test_draining_a_worker_that_is_not_there_says_which_ones_are(
+    pool: Dispatcher, home: Installation
+) -> None:
+    ended = command(configured_for(pool, home), "drain", "NO-SUCH")
+    assert (ended.code, ended.out) == (1, "")
+    (line,) = ended.err.splitlines()
+    assert "no worker NO-SUCH is attached; those there: w1" in line
 
 
 def test_unreachable_redis_is_one_sentence_and_status_2(home: Installation) -> None:

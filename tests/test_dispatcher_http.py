@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import count
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.frames import VERSION, Kind, encode
+from common.messages import PoolChanged
 from common.settings import Settings
 from dispatcher.server import new_server
 from tests.dispatchers import (
@@ -21,7 +23,7 @@ from tests.dispatchers import (
     dispatcher,
     pushed,
 )
-from tests.stubs import KEY, OTHER_KEY, StubPool, application_hello, worker_hello
+from tests.stubs import FIRST, KEY, OTHER_KEY, StubPool, application_hello, worker_hello
 
 HELLO = worker_hello("w1").model_dump_json()
 OPENING = application_hello(KEY).model_dump_json()
@@ -37,12 +39,17 @@ ROUTES = {
     ("GET", "/workers/{worker_id}/stream"): "",
     ("POST", "/workers/{worker_id}/report"): REPORT,
     ("POST", "/workers/{worker_id}/executors"): STARTED,
+    ("POST", "/workers/{worker_id}/drain"): "",
     ("DELETE", "/workers/{worker_id}"): "",
     ("POST", "/applications"): OPENING,
     ("GET", "/applications/{key}/events"): "",
     ("POST", "/applications/{key}/tasks"): "",
     ("DELETE", "/applications/{key}"): "",
 }
+
+
+# Each opening of an application has a higher number than the one before it.
+OPENINGS = count(FIRST)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +179,7 @@ def test_body_of_just_the_limit_is_read(server: Dispatcher) -> None:
         ("GET", "/workers/nobody/stream?stream=s", ""),
         ("POST", "/workers/nobody/report", REPORT),
         ("POST", "/workers/nobody/executors", STARTED),
+        ("POST", "/workers/nobody/drain", ""),
         ("GET", f"/applications/{'f' * 16}/events?stream=s", ""),
         ("POST", f"/applications/{'f' * 16}/tasks?stream=s", ""),
     ],
@@ -185,12 +193,15 @@ def test_unknown_worker_or_application_is_404(
 
 
 def test_stale_stream_is_409_with_what_to_do(server: Dispatcher) -> None:
-    worker, app = worker_hello("stale"), application_hello("00000000000000cc")
-    old = server.attach(worker).stream, server.open(app).stream
-    new = server.attach(worker).stream
-    server.open(app)
+    key = "00000000000000cc"
+    old = (
+        server.attach(worker_hello("stale")).stream,
+        server.open(application_hello(key)).stream,
+    )
+    new = server.attach(worker_hello("stale", attachment=2)).stream
+    server.open(application_hello(key, FIRST + 1))
     report = json.dumps(json.loads(REPORT) | {"stream": old[0]})
-    base = f"/applications/{app.application.key}"
+    base = f"/applications/{key}"
     for method, path, body in (
         ("GET", f"/workers/stale/stream?stream={old[0]}", ""),
         ("POST", "/workers/stale/report", report),
@@ -204,6 +215,23 @@ def test_stale_stream_is_409_with_what_to_do(server: Dispatcher) -> None:
     status = server.client.get("/status").json()
     assert [w["state"] for w in status["workers"] if w["id"] == "stale"] == ["ATTACHED"]
     assert server.client.delete(f"/workers/stale?stream={new}").status_code == 204
+
+
+def test_older_attachment_or_opening_is_409_with_the_state_that_is(server: Dispatcher) -> None:
+    key = "00000000000000cd"
+    stream = server.attach(worker_hello("older", attachment=2)).stream
+    server.open(application_hello(key, FIRST + 1))
+    status, reason = server.refusal(
+        "POST", "/workers", content=worker_hello("older").model_dump_json()
+    )
+    assert (status, reason) == (409, "worker older is attached by another stream; attach again")
+    status, reason = server.refusal(
+        "POST", "/applications", content=application_hello(key).model_dump_json()
+    )
+    assert (status, reason) == (409, f"application {key} is over here; open it again")
+    assert server.client.delete(f"/workers/older?stream={stream}").status_code == 204
+    status, reason = server.refusal("POST", "/workers/older/drain")
+    assert (status, reason) == (409, "worker older is LEFT")
 
 
 def length_only(length: int, version: int = VERSION) -> bytes:
@@ -225,10 +253,12 @@ def length_only(length: int, version: int = VERSION) -> bytes:
 def test_bad_frame_is_refused_and_disturbs_nobody_else(
     server: Dispatcher, bytes_: bytes, status: int, reason: str
 ) -> None:
-    stream = server.open(application_hello(KEY)).stream
-    other = server.open(application_hello(OTHER_KEY)).stream
+    opening = next(OPENINGS)
+    stream = server.open(application_hello(KEY, opening)).stream
+    other_key = f"{opening:016x}"
+    other = server.open(application_hello(other_key)).stream
     with (
-        pushed(server.client, f"/applications/{OTHER_KEY}/events", other),
+        pushed(server.client, f"/applications/{other_key}/events", other) as others,
         BodyStream(server.url, f"/applications/{KEY}/tasks?stream={stream}") as tasks,
     ):
         tasks.send(bytes_)
@@ -236,5 +266,8 @@ def test_bad_frame_is_refused_and_disturbs_nobody_else(
         assert answer[0] == status
         assert reason in json.loads(answer[1])["detail"]
         assert tasks.is_cut(), "whoever goes on sending does not see the answer"
-        states = {a["key"]: a["state"] for a in server.client.get("/status").json()["apps"]}
-        assert (states[KEY], states[OTHER_KEY]) == ("FINISHED", "WAITING")
+        assert server.refusal("GET", f"/applications/{KEY}/events?stream={stream}")[0] == 409
+        name = f"w-{opening}"
+        attached = server.attach(worker_hello(name)).stream
+        assert others.event() == PoolChanged(slots=2), "they are told on as ever"
+        assert server.client.delete(f"/workers/{name}?stream={attached}").status_code == 204

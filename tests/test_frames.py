@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import frames
-from common.errors import FrameError, FrameMalformed, FrameTooLarge
-from common.frames import HEADER, PING, VERSION, Frame, FrameDecoder, Kind, encode
+from common.errors import FrameError, FrameLost, FrameMalformed, FrameTooLarge
+from common.frames import HEADER, PING, VERSION, Frame, FrameDecoder, Kind, encode, next_number
 
 LIMIT = 4096
 SCALA = Path(frames.__file__).parent / "jvm" / "FrameChannel.scala"
@@ -186,6 +186,18 @@ def test_ping_is_a_frame_without_payload() -> None:
     assert (ping.kind, ping.payload, ping.task) == (Kind.PING, b"", frames.NO_TASK)
 
 
+@given(st.integers(0, 50), st.integers(0, 60))
+def test_numbered_frame_is_taken_once_and_in_order(taken: int, sequence: int) -> None:
+    (frame,) = decoded(encode(Kind.LAUNCH, executor=7, sequence=sequence))
+    if sequence <= taken + 1:
+        assert next_number(taken, frame) == (sequence > taken)
+        return
+    with pytest.raises(FrameLost) as lost:
+        next_number(taken, frame)
+    assert (lost.value.executor, lost.value.expected) == (7, taken + 1)
+    assert str(lost.value) == f"executor 7: frame {taken + 1} is missing before {sequence}"
+
+
 def scala_constant(name: str) -> int:
     found = re.search(rf"^  val {name}(?:: \w+)? = (-?\d+)L?$", SCALA.read_text(), re.MULTILINE)
     assert found, f"no {name} in {SCALA}"
@@ -200,8 +212,8 @@ def test_jvm_side_has_the_same_version_and_header() -> None:
 
 
 def test_jvm_side_has_the_same_kinds() -> None:
-    # The two that only Python processes exchange are not needed there.
-    shared = [kind for kind in Kind if kind not in {Kind.CONTROL, Kind.PING}]
+    # What only Python processes exchange is not needed there.
+    shared = [kind for kind in Kind if kind is not Kind.CONTROL]
     assert {kind: scala_constant(kind.name.capitalize()) for kind in shared} == {
         kind: kind.value for kind in shared
     }

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,13 +25,6 @@ async def drained(outbox: Outbox) -> list[bytes]:
     """All chunks of an outbox that is, or will be, closed."""
     async with asyncio.timeout(WAIT_S):
         return [chunk async for chunk in outbox.stream()]
-
-
-async def one_turn(task: "asyncio.Task[None]") -> bool:
-    """Lets everything that can go on go on; whether the task is done then."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-    return task.done()
 
 
 async def next_of(stream: AsyncIterator[bytes]) -> bytes:
@@ -118,19 +110,15 @@ async def test_ping_only_when_nothing_else_is_on_its_way() -> None:
     assert await next_of(stream) == PING
 
 
-@pytest.mark.parametrize("how", ["the reader catches up", "it is closed"])
-async def test_writer_waits_for_room_above_the_bound_until(how: str) -> None:
+async def test_full_above_the_bound_until_the_reader_catches_up() -> None:
     outbox = Outbox(max_bytes=10)
+    assert (outbox.is_full, outbox.is_empty) == (False, True)
     outbox.put(bytes(10))
-    await asyncio.wait_for(outbox.room(), WAIT_S)
+    assert (outbox.is_full, outbox.is_empty) == (False, False)
     outbox.put(b"1")
-    writer = asyncio.create_task(outbox.room())
-    assert not await one_turn(writer)
-    if how == "it is closed":
-        outbox.close()
-    else:
-        assert len(await next_of(outbox.stream())) == 11
-    await asyncio.wait_for(writer, WAIT_S)
+    assert outbox.is_full
+    assert len(await next_of(outbox.stream())) == 11
+    assert (outbox.is_full, outbox.is_empty) == (False, True)
 
 
 async def test_bound_counts_what_waits_and_not_what_ever_passed() -> None:
@@ -138,5 +126,12 @@ async def test_bound_counts_what_waits_and_not_what_ever_passed() -> None:
     stream = outbox.stream()
     for _ in range(5):
         outbox.put(bytes(8))
-        await asyncio.wait_for(outbox.room(), WAIT_S)
+        assert not outbox.is_full
         assert len(await next_of(stream)) == 8
+
+
+async def test_what_comes_after_the_end_fills_nothing() -> None:
+    outbox = Outbox(max_bytes=10)
+    outbox.close()
+    outbox.put(bytes(11))
+    assert (outbox.is_full, outbox.is_empty) == (False, True)

@@ -16,12 +16,11 @@ from common.messages import (
     ExecutorLost,
     ExecutorReady,
     PoolChanged,
-    StartExecutor,
     StopExecutor,
     WorkerRefused,
     WorkerState,
 )
-from dispatcher.pool import RETRY_S
+from dispatcher.placement import RETRY_S
 from tests.stubs import FIRST, KEY, OTHER_KEY, StubPool, asked, starts, told, worker_hello
 
 
@@ -36,7 +35,9 @@ async def test_executor_comes_from_worker_and_application_whoever_is_first() -> 
         assert told(app) == [PoolChanged(slots=2)]
         assert app.status().state is ApplicationState.WAITING
         pool.say_started(worker)
-        ready = ExecutorReady(executor=FIRST, worker="w1", host="localhost", port=7, slots=2)
+        ready = ExecutorReady(
+            executor=FIRST, attachment=1, worker="w1", host="localhost", port=7, slots=2
+        )
         assert told(app) == [ready]
         assert app.status().state is ApplicationState.RUNNING
 
@@ -59,24 +60,6 @@ async def test_started_said_twice_registers_once() -> None:
     pool.say_started(worker, executor=99)
     pool.say_started(worker, key=OTHER_KEY)
     assert [type(event) for event in told(app)] == [PoolChanged, ExecutorReady]
-
-
-async def test_worker_that_attaches_again_loses_what_it_had() -> None:
-    pool = StubPool()
-    before, app = pool.attach(worker_hello()), pool.opened()
-    pool.say_started(before)
-    told(app)
-    after = pool.attach(worker_hello())
-    assert before.state is WorkerState.LOST
-    assert [w.state for w in pool.workers.values()] == [WorkerState.ATTACHED]
-    lost = told(app)[0]
-    assert isinstance(lost, ExecutorLost)
-    assert (lost.executor, lost.worker, lost.by_application) == (FIRST, "w1", False)
-    assert "it attached again" in lost.reason
-    assert starts(after) == [(FIRST + 1, 2)]
-    with pytest.raises(RefusedError) as refusal:
-        pool.worker("w1", before.stream)
-    assert refusal.value.status == 409
 
 
 async def test_worker_lost_twice_is_lost_once() -> None:
@@ -125,7 +108,7 @@ async def test_worker_that_does_not_fit_is_refused_with_the_reason(
     (refused,) = told(app)
     assert isinstance(refused, WorkerRefused)
     assert refused.reason.startswith(reason)
-    pool.place()
+    pool.placement.place()
     assert told(app) == [], "said once"
     assert app.status().refused == {"w1": refused.reason}
 
@@ -144,12 +127,12 @@ async def test_refused_start_is_tried_again_later(monkeypatch: pytest.MonkeyPatc
     pool.say_ended(worker, EndCause.REFUSED)
     kinds = [type(event) for event in told(app)]
     assert kinds == [PoolChanged, WorkerRefused, ExecutorLost, PoolChanged]
-    pool.place()
+    pool.placement.place()
     assert starts(worker) == [], "not in a tight loop"
     loop = asyncio.get_running_loop()
     later = loop.time() + RETRY_S + 1
     monkeypatch.setattr(loop, "time", lambda: later)
-    pool.place()
+    pool.placement.place()
     assert starts(worker) == [(FIRST + 1, 2)]
     pool.say_started(worker, executor=FIRST + 1)
     assert app.status().refused == {}
@@ -208,22 +191,21 @@ async def test_closed_application_stops_its_executors_and_hears_no_more() -> Non
     assert app.status().state is ApplicationState.FINISHED
 
 
-async def test_application_opened_again_starts_anew() -> None:
+async def test_application_opened_again_after_its_end_starts_anew() -> None:
     pool = StubPool()
-    worker, before = pool.attach(worker_hello()), pool.opened()
+    worker, before = pool.ready()
+    pool.close(KEY, "over")
     after = pool.opened(first_executor=FIRST + 100)
     assert (before.state, after.state) == (ApplicationState.FINISHED, ApplicationState.WAITING)
-    assert [type(command) for command in asked(worker)] == [
-        StartExecutor,
-        StopExecutor,
-        StartExecutor,
-    ]
+    assert asked(worker) == [StopExecutor(application=KEY, executor=FIRST)]
+    pool.say_ended(worker, EndCause.RELEASED)
+    assert starts(worker) == [(FIRST + 100, 2)]
     assert list(after.executors) == [FIRST + 100]
 
 
 async def test_who_is_silent_for_a_heartbeat_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
-    monkeypatch.setattr("dispatcher.pool._now", lambda: clock)
+    monkeypatch.setattr("dispatcher.pool.now", lambda: clock)
     pool = StubPool()
     silent, app = pool.attach(worker_hello("silent")), pool.opened()
     clock = 6.0
@@ -236,11 +218,11 @@ async def test_who_is_silent_for_a_heartbeat_is_given_up(monkeypatch: pytest.Mon
 
 async def test_an_agent_that_pings_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
-    monkeypatch.setattr("dispatcher.pool._now", lambda: clock)
+    monkeypatch.setattr("dispatcher.pool.now", lambda: clock)
     pool = StubPool()
     app = pool.opened()
     clock = 9.0
-    await pool.route(app, FrameDecoder(1024).feed(PING))
+    pool.route(app, FrameDecoder(1024).feed(PING))
     clock = 11.0
     pool.lose_silent(10.0)
     assert app.state is not ApplicationState.FINISHED

@@ -25,7 +25,7 @@ from worker.results import ResultStream
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "RETRY_S", 0.01)
-    monkeypatch.setattr(results, "PING_S", 0.05)
+    monkeypatch.setattr(results, "BEAT_S", 0.05)
 
 
 @pytest.fixture
@@ -48,13 +48,15 @@ def status(sequence: int, payload: bytes = b"a result", kind: Kind = Kind.STATUS
     return frame
 
 
-SIZE = len(status(1).raw)
+def beat() -> bytes:
+    """What the worker has taken of its driver: nothing."""
+    return encode(Kind.ACK, executor=EXECUTOR)
 
 
 @asynccontextmanager
 async def running(url: str, token: str = TOKEN) -> AsyncIterator[ResultStream]:
     """A stream that sends; it is ended, if it has not been, when the block ends."""
-    stream = ResultStream(url, token, EXECUTOR)
+    stream = ResultStream(url, token, EXECUTOR, beat)
     sending = asyncio.create_task(stream.run())
     try:
         yield stream
@@ -84,7 +86,7 @@ async def test_state_arrives_at_once(agent: Agent) -> None:
     async with running(agent.url) as stream:
         for number in (1, 2, 3):
             put(stream, number)
-            await agent.has_delivered(number * SIZE)
+            await agent.has_delivered(number)
         stream.close()
     assert agent.sequences == [1, 2, 3]
 
@@ -95,13 +97,13 @@ async def test_large_results_pass(agent: Agent) -> None:
         for frame in large:
             stream.put(frame)
         stream.close()
-    assert agent.delivered == b"".join(frame.raw for frame in large)
+    assert [frame.raw for frame in agent.frames] == [frame.raw for frame in large]
 
 
 async def test_unconfirmed_states_are_repeated_after_a_break(agent: Agent, way: Way) -> None:
     async with running(way.url) as stream:
         put(stream, 1, 2, 3)
-        await agent.has_delivered(3 * SIZE)
+        await agent.has_delivered(3)
         stream.acknowledge(1)
         way.cut()
         await keep_putting(stream, agent, 4)
@@ -112,29 +114,32 @@ async def test_unconfirmed_states_are_repeated_after_a_break(agent: Agent, way: 
     assert again == list(range(2, len(again) + 2))
 
 
-async def keep_putting(stream: ResultStream, agent: Agent, sequence: int, last: int = 0) -> None:
+async def keep_putting(stream: ResultStream, agent: Agent, sequence: int, last: int = 0) -> int:
     """Puts further states until something more has arrived, and `last` is among it.
+
+    Returns the number of the next one.
 
     A connection that is gone is noticed by writing to it, the second time at the latest.
     """
-    before = len(agent.delivered)
+    before = len(agent.frames)
     async with asyncio.timeout(WAIT_S):
-        while len(agent.delivered) == before or max(agent.sequences) < last:
+        while len(agent.frames) == before or max(agent.sequences) < last:
             put(stream, sequence)
             sequence += 1
             agent.arrived.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(agent.arrived.wait(), 0.1)
+    return sequence
 
 
 async def test_break_is_noticed_while_nothing_is_sent(agent: Agent, way: Way) -> None:
     async with running(way.url) as stream:
         put(stream, 1)
-        await agent.has_delivered(SIZE)
+        await agent.has_delivered(1)
         way.cut()
         # As long as the test of a hang may take: what is fixed arrives at once.
         async with asyncio.timeout(2):
-            await agent.has_delivered(2 * SIZE)
+            await agent.has_delivered(2)
         stream.close()
     assert agent.sequences == [1, 1]
 
@@ -142,7 +147,7 @@ async def test_break_is_noticed_while_nothing_is_sent(agent: Agent, way: Way) ->
 async def test_confirmed_states_are_not_repeated(agent: Agent, way: Way) -> None:
     async with running(way.url) as stream:
         put(stream, 1, 2, 3)
-        await agent.has_delivered(3 * SIZE)
+        await agent.has_delivered(3)
         way.cut()
         stream.acknowledge(3)
         stream.acknowledge(2)
@@ -151,27 +156,105 @@ async def test_confirmed_states_are_not_repeated(agent: Agent, way: Way) -> None
     assert agent.sequences[3] == 4
 
 
-async def test_replies_are_not_repeated(agent: Agent, way: Way) -> None:
+async def test_replies_are_repeated_among_the_states(agent: Agent, way: Way) -> None:
     async with running(way.url) as stream:
-        stream.put(status(7, kind=Kind.REPLY))
         put(stream, 1)
-        await agent.has_delivered(2 * SIZE)
+        stream.put(status(2, kind=Kind.REPLY))
+        await agent.has_delivered(2)
         way.cut()
-        await keep_putting(stream, agent, 2)
+        await keep_putting(stream, agent, 3)
         stream.close()
-    kinds = [frame.kind for frame in agent.frames]
-    assert kinds.count(Kind.REPLY) == 1
+    kinds = [(frame.kind, frame.sequence) for frame in agent.frames[2:5]]
+    assert kinds == [(Kind.STATUS, 1), (Kind.REPLY, 2), (Kind.STATUS, 3)]
+
+
+async def test_confirmation_of_what_was_taken_is_the_sign_of_life(agent: Agent) -> None:
+    taken = 0
+
+    def confirm() -> bytes:
+        return encode(Kind.ACK, executor=EXECUTOR, sequence=taken)
+
+    stream = ResultStream(agent.url, TOKEN, EXECUTOR, confirm)
+    sending = asyncio.create_task(stream.run())
+    for taken in (1, 2):  # noqa: B007 - read when it is sent
+        last = confirm()
+        await agent.until(lambda last=last: agent.delivered.endswith(last))  # type: ignore[misc]
+    stream.close()
+    await in_time(sending)
+    assert agent.frames == []
+
+
+async def test_what_is_not_confirmed_in_time_is_repeated(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "REPEAT_S", 0.2)
+    async with running(agent.url) as stream:
+        put(stream, 1, 2)
+        await agent.has_delivered(3)
+        assert agent.sequences[:3] == [1, 2, 1]
+        stream.acknowledge(2)
+        before = len(agent.frames)
+        put(stream, 3)
+        await agent.until(lambda: 3 in agent.sequences)
+        assert set(agent.sequences[before + 2 :]) <= {3}, "no confirmed one"
+        stream.close()
+
+
+async def test_stream_that_misses_a_frame_is_opened_anew_and_repeats(agent: Agent) -> None:
+    async with running(agent.url) as stream:
+        put(stream, 1, 2)
+        await agent.has_delivered(2)
+        # As if it had been lost on the way: the agent refuses what comes after it.
+        stream._kept.append(status(3))
+        put(stream, 4)
+        await agent.until(lambda: 4 in agent.sequences)
+        stream.close()
+    assert agent.sequences == [1, 2, 1, 2, 3, 4]
+
+
+async def test_executor_that_was_removed_ends_its_stream(agent: Agent) -> None:
+    async with running(agent.url) as stream:
+        put(stream, 1)
+        await agent.has_delivered(1)
+        await agent.executors.remove(EXECUTOR, "it was lost", by_application=False)
+    assert agent.sequences == [1]
+
+
+async def test_next_agent_at_the_same_place_gets_what_is_not_confirmed() -> None:
+    async with agent_server() as first:
+        port = first.port
+        stream = ResultStream(first.url, TOKEN, EXECUTOR, beat)
+        sending = asyncio.create_task(stream.run())
+        put(stream, 1, 2)
+        await first.has_delivered(2)
+        stream.acknowledge(1)
+    async with agent_server(port) as second:
+        await second.has_delivered(1)
+        assert not sending.done()
+        put(stream, 3)
+        await second.has_delivered(2)
+        assert second.sequences == [2, 3]
+        stream.close()
+        await in_time(sending)
+
+
+async def test_agent_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "ABANDON_S", 0.1)
+    async with agent_server() as agent:
+        url = agent.url
+    async with running(url) as stream:
+        put(stream, 1)
 
 
 async def test_close_while_broken_still_sends_everything(agent: Agent, way: Way) -> None:
     async with running(way.url) as stream:
         put(stream, 1)
-        await agent.has_delivered(SIZE)
+        await agent.has_delivered(1)
         way.cut()
-        await keep_putting(stream, agent, 2)
-        put(stream, 1000)
+        last = await keep_putting(stream, agent, 2)
+        put(stream, last)
         stream.close()
-    assert agent.sequences[-1] == 1000
+    assert agent.sequences[-1] == last
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -184,7 +267,7 @@ async def test_nothing_is_lost_or_reordered_by_any_breaks(
             put(stream, number)
             await asyncio.sleep(0)
             if chance.random() < 0.05:
-                await agent.has_delivered(SIZE)
+                await agent.has_delivered(1)
                 way.cut()
             if chance.random() < 0.2:
                 # As the driver does: it confirms what it has, without gaps.
@@ -206,7 +289,7 @@ async def test_agent_that_comes_later_gets_everything() -> None:
             await asyncio.sleep(0)
             await way.open(way.port)
             try:
-                await agent.has_delivered(2 * SIZE)
+                await agent.has_delivered(2)
             finally:
                 stream.close()
                 await way.close()

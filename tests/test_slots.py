@@ -3,9 +3,6 @@
 from collections import Counter
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from common.frames import FLAG_BARRIER, Frame, Kind
 from worker.slots import Owner, SlotGate
@@ -94,15 +91,6 @@ def test_barrier_task_starts_at_once_above_the_slots() -> None:
     assert worker.started[3:] == [(ONE, 2)]
 
 
-def test_same_task_offered_again_runs_once() -> None:
-    worker = Worker(1)
-    worker.offer(ONE, 1, 2, 1, 2)
-    worker.offer(ONE, 1, 2, barrier=True)
-    worker.finish_in_order()
-    assert worker.started == [(ONE, 1), (ONE, 2)]
-    assert worker.gate.busy == 0
-
-
 def test_task_to_be_killed_starts_at_once() -> None:
     worker = Worker(1)
     worker.offer(ONE, 1, 2, 3)
@@ -147,101 +135,3 @@ def test_task_of_several_slots_waits_for_all_of_them_and_is_not_overtaken() -> N
     assert worker.gate.busy == 3
     worker.gate.finish(OTHER, 1)
     assert worker.started[3:] == [(OTHER, 2)]
-
-
-SLOTS = 3
-owners = st.sampled_from([ONE, OTHER, THIRD])
-
-
-class GateModel(RuleBasedStateMachine):
-    """Offers, ends, kills and drops in any order, against books that are kept by hand."""
-
-    tasks = Bundle("tasks")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = SlotGate(SLOTS, self._start)
-        self.slots: dict[tuple[Owner, int], int] = {}
-        self.waiting: set[tuple[Owner, int]] = set()
-        self.running: set[tuple[Owner, int]] = set()
-        self.exempt: set[tuple[Owner, int]] = set()
-        self.begun: Counter[tuple[Owner, int]] = Counter()
-        self.next_task = 0
-
-    def _start(self, frame: Frame) -> None:
-        key = ((frame.app, frame.executor), frame.task)
-        self.begun[key] += 1
-        self.waiting.remove(key)
-        self.running.add(key)
-
-    @rule(target=tasks, owner=owners, slots=st.integers(1, SLOTS), barrier=st.booleans())
-    def offer(self, owner: Owner, slots: int, barrier: bool) -> tuple[Owner, int]:
-        key = owner, self.next_task
-        self.next_task += 1
-        self.slots[key] = slots
-        self.waiting.add(key)
-        if barrier:
-            self.exempt.add(key)
-        self.gate.offer(launch(*key, slots=slots, barrier=barrier))
-        assert not (barrier and key in self.waiting)
-        return key
-
-    @rule(key=tasks)
-    def offer_again(self, key: tuple[Owner, int]) -> None:
-        if key in self.waiting | self.running:
-            self.gate.offer(launch(*key, slots=self.slots[key]))
-
-    @rule(key=consumes(tasks))
-    def finish(self, key: tuple[Owner, int]) -> None:
-        if key in self.running:
-            self.running.remove(key)
-            self.gate.finish(*key)
-            self.gate.finish(*key)
-
-    @rule(key=tasks)
-    def kill(self, key: tuple[Owner, int]) -> None:
-        if key in self.waiting:
-            self.exempt.add(key)
-        self.gate.hurry(*key)
-        assert key not in self.waiting
-
-    @rule(owner=owners)
-    def drop(self, owner: Owner) -> None:
-        self.waiting = {key for key in self.waiting if key[0] != owner}
-        self.running = {key for key in self.running if key[0] != owner}
-        self.gate.drop(owner)
-
-    @invariant()
-    def books_agree(self) -> None:
-        assert self.gate.busy == sum(self.slots[key] for key in self.running)
-        for owner in (ONE, OTHER, THIRD):
-            assert self.gate.counts(owner) == (
-                sum(key[0] == owner for key in self.running),
-                sum(key[0] == owner for key in self.waiting),
-            )
-
-    @invariant()
-    def slots_are_never_oversold(self) -> None:
-        assert sum(self.slots[key] for key in self.running - self.exempt) <= SLOTS
-
-    @invariant()
-    def nothing_starts_twice(self) -> None:
-        assert set(self.begun.values()) <= {1}
-
-    @invariant()
-    def nothing_waits_beside_an_idle_worker(self) -> None:
-        assert not self.waiting or self.running
-
-    def teardown(self) -> None:
-        while self.running:
-            self.finish_one(min(self.running))
-        assert not self.waiting, "lost"
-        assert self.gate.busy == 0
-
-    def finish_one(self, key: tuple[Owner, int]) -> None:
-        self.running.remove(key)
-        self.gate.finish(*key)
-
-
-TestGateModel = GateModel.TestCase
-TestGateModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

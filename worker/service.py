@@ -1,10 +1,11 @@
 """The worker as a process: what it lends, its own HTTP side, its way to a dispatcher."""
 
 import asyncio
+import math
 import os
 import secrets
-import shutil
 import socket
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Gauge
 from pydantic import BaseModel
@@ -12,8 +13,9 @@ from pydantic import BaseModel
 from common.client import new_client
 from common.logs import get_logger
 from common.messages import EndCause, StartExecutor, WorkerHello
+from common.scratch import Scratch
 from common.security import pool_token
-from common.service import HttpServer, Service
+from common.service import HttpServer, Service, first
 from common.settings import Home, Settings
 from common.shim import shim_jar
 from common.spark import find_java, spark_homes
@@ -41,10 +43,12 @@ class OwnStatus(BaseModel):
 class WorkerService(Service):
     def __init__(self, settings: Settings, home: Home) -> None:
         self._home = home
+        self._drain_s = settings.worker_drain
         urls = settings.dispatcher_urls or (
             f"http://{settings.dispatcher_host}:{settings.dispatcher_port}",
         )
         self._lent = _lent(settings, home, urls[0])
+        self._scratch: Scratch | None = None
         self._runtime = Runtime(self._lent, home, self._started, self._ended)
         token = pool_token(settings, home)
         self._client = new_client(token)
@@ -54,36 +58,57 @@ class WorkerService(Service):
         self.server = HttpServer(app, LOOPBACK, settings.worker_port, "worker.port")
 
     def identity(self) -> dict[str, object]:
-        return {"id": self._lent.id, **super().identity()}
+        # How long to wait for it after SIGTERM, for whoever sends that.
+        return {
+            "id": self._lent.id,
+            "farewell_s": math.ceil(self._drain_s),
+            **super().identity(),
+        }
 
     async def startup(self) -> None:
+        self._scratch = Scratch(self._home.executors, self._lent.id)
         # Building takes seconds: now, not when the first application waits for it.
         for spark in self._lent.sparks.values():
             await asyncio.to_thread(shim_jar, spark, self._home.jars)
         log.info("worker.started", worker=self._lent.id, slots=self._lent.slots)
 
     async def loop(self) -> None:
-        await self._attachment.run(self._runtime)
+        await first(self._attachment.run(self._runtime), self._drain_when_told())
+
+    async def _drain_when_told(self) -> None:
+        await self._attachment.told_to_drain.wait()
+        await self.farewell()
 
     async def farewell(self) -> None:
+        """Takes nothing new, and lets what runs come to its end and its blocks be moved."""
+        log.info("worker.draining", worker=self._lent.id, executors=len(self._runtime.held()))
+        self._runtime.draining = True
+        await self._attachment.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                await self._runtime.empty()
         await self._attachment.leave()
 
     async def shutdown(self) -> None:
         await self._runtime.stop_all()
         await self._client.aclose()
-        shutil.rmtree(self._home.tmp / "executors" / self._lent.id, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
         log.info("worker.stopped", worker=self._lent.id)
 
     async def _started(self, command: StartExecutor, port: int) -> None:
         await self._attachment.started(command, port)
 
-    async def _ended(self, command: StartExecutor, reason: str, cause: EndCause) -> None:
-        await self._attachment.ended(command, reason, cause)
+    async def _ended(self, app: str, executor: int, reason: str, cause: EndCause) -> None:
+        await self._attachment.ended(app, executor, reason, cause)
 
-    def _hello(self) -> WorkerHello:
+    def _hello(self, attachment: int) -> WorkerHello:
         lent = self._lent
         return WorkerHello(
             id=lent.id,
+            attachment=attachment,
+            draining=self._runtime.draining,
+            executors=self._runtime.held(),
             host=lent.host,
             pid=os.getpid(),
             url=self.server.url,

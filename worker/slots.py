@@ -45,10 +45,8 @@ class SlotGate:
         self.busy = 0
 
     def offer(self, frame: Frame) -> None:
-        """Takes a LAUNCH frame. The same task offered twice runs once."""
+        """Takes a LAUNCH frame, of which the frames' numbers let each come once."""
         share = self._shares.setdefault((frame.app, frame.executor), _Share())
-        if frame.task in share.running or any(w.task == frame.task for w in share.waiting):
-            return
         if frame.barrier or (self.busy + self._takes(frame) <= self._slots and not self._queue()):
             self._run(share, frame)
         else:

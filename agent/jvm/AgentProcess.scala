@@ -14,11 +14,15 @@ import org.apache.spark.internal.Logging
 /**
  * The agent beside this driver: a Python process, with py4j for control and one loopback
  * socket for frames, both opened by a token that it gets on its standard input.
+ *
+ * One that dies is started again and takes up what the one before it left: the executors stay
+ * registered, and workers find it at the same port with the same token.
  */
 private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Logging {
 
   private val loopback = InetAddress.getLoopbackAddress
   private val token = AgentProcess.newToken()
+  private val resultsToken = AgentProcess.newToken()
   private val listener = new ServerSocket(0, 1, loopback)
   private val gateway = new GatewayServer.GatewayServerBuilder()
     .entryPoint(new AgentGateway(pool))
@@ -32,6 +36,8 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
 
   @volatile private var process: Process = _
   @volatile private var channel: FrameChannel = _
+  /** Where the agent takes results, 0 until the first one has said it. */
+  @volatile var resultsPort: Int = 0
 
   def start(): Unit = {
     val python = home.python
@@ -41,7 +47,7 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
     daemon("external-agent-process")(keepRunning(python.getPath))
   }
 
-  /** Nothing is sent while there is no agent: its executors have been removed by then. */
+  /** While there is no agent nothing is sent: what counts is kept and sent again to the next. */
   def send(frame: Frame): Unit = {
     val open = channel
     if (open != null) open.send(frame)
@@ -62,7 +68,7 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
   private def keepRunning(python: String): Unit = while (!pool.isStopped) {
     val exit = runOnce(python)
     if (!pool.isStopped) {
-      pool.executors.removeAll("the agent of this driver ended")
+      pool.executors.agentEnded(forGood = exit == AgentProcess.ConfigurationExit)
       if (exit == AgentProcess.ConfigurationExit) return
       logWarning(s"The agent ended with exit status $exit and is started again")
       Thread.sleep(AgentProcess.RestartMs)
@@ -77,7 +83,8 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
     Seq("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP").foreach(builder.environment.remove(_))
     process = builder.start()
     val in = process.getOutputStream
-    in.write(s"$token ${gateway.getListeningPort} ${listener.getLocalPort}\n".getBytes(UTF_8))
+    in.write((s"$token ${gateway.getListeningPort} ${listener.getLocalPort} " +
+      s"$resultsToken $resultsPort\n").getBytes(UTF_8))
     in.flush()
     val errors = new BufferedReader(new InputStreamReader(process.getErrorStream, UTF_8))
     val said = Iterator.continually(errors.readLine()).takeWhile(_ != null).toList
@@ -120,7 +127,7 @@ private object AgentProcess {
   /** What our command line exits with when the configuration is wrong. */
   val ConfigurationExit = 2
   val StopSeconds = 10L
-  val RestartMs = 500L
+  val RestartMs = 200L
   val MaxHelloBytes = 4096
 
   def newToken(): String = {
@@ -139,8 +146,20 @@ class AgentGateway private[external] (pool: ExternalPool) extends Logging {
 
   def promise(slots: Int): Unit = pool.promise(slots)
 
-  def registerExecutor(id: Int, host: String, port: Int, slots: Int): Unit =
-    pool.executors.register(id, host, port, slots)
+  /** The port at which this agent takes results, for the agent that may have to follow it. */
+  def listens(port: Int): Unit = pool.agentListens(port)
+
+  /**
+   * The executor is ready, or reached by another way than before: what it was sent and has not
+   * confirmed is sent again, behind a RESUME frame.
+   *
+   * @return false when it was removed before, and is not taken back.
+   */
+  def registerExecutor(id: Int, host: String, port: Int, slots: Int, inside: Boolean): Boolean =
+    pool.executors.register(id, host, port, slots, inside)
+
+  /** No new task for this executor; Spark moves its blocks away. */
+  def drainExecutor(id: Int, reason: String): Unit = pool.executors.drain(id, reason)
 
   def removeExecutor(id: Int, reason: String, byApplication: Boolean): Unit =
     pool.executors.remove(id, reason, byApplication)

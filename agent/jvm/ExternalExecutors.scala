@@ -1,17 +1,15 @@
 package org.apache.spark.external
 
-import java.nio.ByteBuffer
 import java.util.concurrent.ConcurrentHashMap
-import java.util.concurrent.atomic.AtomicLong
 
-import scala.concurrent.{Future, Promise}
-import scala.reflect.ClassTag
+import scala.concurrent.Promise
+import scala.jdk.CollectionConverters._
 
 import org.apache.spark.{SparkContext, SparkException, TaskState}
 import org.apache.spark.internal.Logging
 import org.apache.spark.resource.ResourceProfile
-import org.apache.spark.rpc.{RpcAddress, RpcEndpointRef, RpcTimeout}
-import org.apache.spark.scheduler.{ExecutorProcessLost, TaskDescription}
+import org.apache.spark.rpc.{RpcAddress, RpcEndpointRef}
+import org.apache.spark.scheduler.{ExecutorDecommissionInfo, ExecutorProcessLost, TaskDescription}
 import org.apache.spark.scheduler.cluster.CoarseGrainedClusterMessages._
 import org.apache.spark.scheduler.cluster.CoarseGrainedSchedulerBackend
 import org.apache.spark.serializer.JavaSerializer
@@ -20,36 +18,70 @@ import org.apache.spark.util.SerializableBuffer
 /**
  * The external executors, as Spark's scheduler sees them: each one registered with the driver
  * endpoint by a reference whose messages become frames. This is the hook.
+ *
+ * What is known here is the truth of this application: an executor that was removed never comes
+ * back, and a state is believed once, of a task that was launched on the executor that tells it.
  */
-private[spark] class ExternalExecutors(sc: SparkContext, app: Long, send: Frame => Unit)
+private[spark] class ExternalExecutors(sc: SparkContext, val app: Long, val send: Frame => Unit)
   extends Logging {
 
-  private class Launched(val executor: Int, val description: TaskDescription)
-  private class Asked(val executor: Int, val promise: Promise[Any])
+  private class Launched(val executor: Int, val sequence: Long, val description: TaskDescription)
 
   private val executors = new ConcurrentHashMap[Int, ExternalExecutorRef]()
+  // Two dispatchers may tell of the same executor at once.
+  private val registering = new Object
+  private val removed = ConcurrentHashMap.newKeySet[Int]()
   // Every task that was launched and has not ended; a state for any other is not believed.
   private val launched = new ConcurrentHashMap[Long, Launched]()
-  private val asked = new ConcurrentHashMap[Long, Asked]()
-  private val askIds = new AtomicLong()
+  // By executor and number of the message that asks.
+  private val asked = new ConcurrentHashMap[(Int, Long), Promise[Any]]()
   private val messages = new JavaSerializer(sc.conf).newInstance()
 
-  private def driver: RpcEndpointRef =
-    sc.schedulerBackend.asInstanceOf[CoarseGrainedSchedulerBackend].driverEndpoint
+  private def backend = sc.schedulerBackend.asInstanceOf[CoarseGrainedSchedulerBackend]
 
-  /** From here on Spark's scheduler has an executor with these slots on that host. */
-  def register(id: Int, host: String, port: Int, slots: Int): Unit = {
-    val ref = new ExternalExecutorRef(id, RpcAddress(host, port))
-    executors.put(id, ref)
+  private def driver: RpcEndpointRef = backend.driverEndpoint
+
+  def ids: Seq[Int] = executors.keySet.asScala.toSeq
+
+  /**
+   * From here on Spark's scheduler has an executor with these slots on that host. Said again, it
+   * is reached by another way, and whatever may have been lost on the old one is sent again.
+   *
+   * @return false when the executor was removed before.
+   */
+  def register(id: Int, host: String, port: Int, slots: Int, inside: Boolean): Boolean =
+      registering.synchronized {
+    val known = executors.get(id)
+    if (known != null) {
+      known.resume()
+    } else if (!removed.contains(id)) {
+      val ref = new ExternalExecutorRef(id, RpcAddress(host, port), inside, sc.conf, this)
+      executors.put(id, ref)
+      introduce(ref, slots)
+      ref.resume()
+      // It may have been lost while it was introduced.
+      if (removed.contains(id)) remove(id, "it was lost at once", byApplication = false)
+    }
+    executors.containsKey(id)
+  }
+
+  private def introduce(ref: ExternalExecutorRef, slots: Int): Unit = {
+    val id = ref.id.toString
     try {
-      driver.askSync[Boolean](RegisterExecutor(id.toString, ref, host, slots, Map.empty, Map.empty,
-        Map.empty, ResourceProfile.DEFAULT_RESOURCE_PROFILE_ID))
+      driver.askSync[Boolean](RegisterExecutor(id, ref, ref.address.host, slots, Map.empty,
+        Map.empty, Map.empty, ResourceProfile.DEFAULT_RESOURCE_PROFILE_ID))
     } catch {
       case e: Exception =>
-        executors.remove(id)
+        executors.remove(ref.id)
         throw e
     }
-    driver.send(LaunchedExecutor(id.toString))
+    driver.send(LaunchedExecutor(id))
+  }
+
+  /** Spark gives it no new task, and has it move its blocks where that is switched on. */
+  def drain(id: Int, reason: String): Unit = if (executors.containsKey(id)) {
+    backend.decommissionExecutors(Array((id.toString, ExecutorDecommissionInfo(reason, None))),
+      adjustTargetNumExecutors = false, triggeredByExecutor = false)
   }
 
   /**
@@ -58,115 +90,68 @@ private[spark] class ExternalExecutors(sc: SparkContext, app: Long, send: Frame 
    * @param byApplication whether its own tasks ended it, which counts as their failure.
    */
   def remove(id: Int, reason: String, byApplication: Boolean): Unit = {
+    removed.add(id)
     if (executors.remove(id) != null) {
       launched.values.removeIf(_.executor == id)
-      asked.values.removeIf(question => question.executor == id
-        && question.promise.tryFailure(new SparkException(s"executor $id is gone: $reason")))
+      asked.forEach { (question, promise) =>
+        if (question._1 == id) {
+          promise.tryFailure(new SparkException(s"executor $id is gone: $reason"))
+          asked.remove(question)
+        }
+      }
       // No host in the reason: the output of others on that host is still there.
       driver.send(RemoveExecutor(id.toString, ExecutorProcessLost(reason, None, byApplication)))
     }
   }
 
-  def removeAll(reason: String): Unit =
-    executors.keySet.forEach(id => remove(id, reason, byApplication = false))
-
-  /** A frame from the agent. */
-  def take(frame: Frame): Unit = frame.kind match {
-    case Frame.Status => status(frame)
-    case Frame.Reply => reply(frame)
-    case Frame.Sync => executors.values.forEach(_.confirm())
-    case other => logWarning(s"Ignoring a frame of kind $other")
+  /** The slots inside went with their agent; all others live on and wait for the next one. */
+  def agentEnded(forGood: Boolean): Unit = executors.values.forEach { ref =>
+    if (forGood || ref.inside) {
+      remove(ref.id, "the agent of this driver ended", byApplication = false)
+    }
   }
 
-  private def status(frame: Frame): Unit = {
+  /** A frame from the agent. */
+  def take(frame: Frame): Unit = {
     val executor = executors.get(frame.executor)
+    frame.kind match {
+      case Frame.Sync => executors.values.forEach(_.confirm())
+      case Frame.Ack => if (executor != null) executor.confirmed(frame.sequence)
+      case Frame.Status | Frame.Reply =>
+        if (executor != null && executor.takes(frame)) {
+          if (frame.kind == Frame.Status) status(frame, executor) else reply(frame)
+        }
+      case other => logWarning(s"Ignoring a frame of kind $other")
+    }
+  }
+
+  private def status(frame: Frame, executor: ExternalExecutorRef): Unit = {
     val task = launched.get(frame.task)
-    if (executor != null && executor.isNew(frame.sequence)) {
-      if (task != null && task.executor == frame.executor) {
-        val state = TaskState(frame.state)
-        if (TaskState.isFinished(state)) launched.remove(frame.task)
-        val description = task.description
-        driver.send(StatusUpdate(frame.executor.toString, frame.task, state,
-          new SerializableBuffer(frame.payload), description.cpus, description.resources))
-      }
-      executor.took(frame)
+    if (task != null && task.executor == frame.executor) {
+      val state = TaskState(frame.state)
+      if (TaskState.isFinished(state)) launched.remove(frame.task)
+      executor.confirmed(task.sequence)
+      val description = task.description
+      driver.send(StatusUpdate(frame.executor.toString, frame.task, state,
+        new SerializableBuffer(frame.payload), description.cpus, description.resources))
     }
   }
 
   private def reply(frame: Frame): Unit = {
-    val question = asked.remove(frame.sequence)
+    val question = asked.remove((frame.executor, frame.task))
     if (question != null) {
       messages.deserialize[Any](frame.payload) match {
-        case error: Throwable => question.promise.tryFailure(error)
-        case answer => question.promise.trySuccess(answer)
+        case error: Throwable => question.tryFailure(error)
+        case answer => question.trySuccess(answer)
       }
     }
   }
 
-  /** An external executor's mailbox: what Spark sends to it travels as a frame. */
-  private class ExternalExecutorRef(id: Int, val address: RpcAddress)
-    extends RpcEndpointRef(sc.conf) {
+  // What the references tell, each in the order in which its frames are numbered.
 
-    private var taken = 0L
-    private var confirmed = 0L
-    private var unconfirmedBytes = 0L
+  def launches(executor: Int, sequence: Long, task: TaskDescription): Unit =
+    launched.put(task.taskId, new Launched(executor, sequence, task))
 
-    override def name: String = s"external-executor-$id"
-
-    override def send(message: Any): Unit = message match {
-      case LaunchTask(data) => launch(data.value)
-      case kill: KillTask => sendMessage(kill, task = kill.taskId)
-      case other => sendMessage(other)
-    }
-
-    override def ask[T: ClassTag](message: Any, timeout: RpcTimeout): Future[T] = {
-      val promise = Promise[Any]()
-      val number = askIds.incrementAndGet()
-      asked.put(number, new Asked(id, promise))
-      sendMessage(message, sequence = number)
-      promise.future.mapTo[T]
-    }
-
-    private def launch(bytes: ByteBuffer): Unit = {
-      val description = TaskDescription.decode(bytes.duplicate())
-      // Only barrier tasks know each other's addresses. They start together or not at all.
-      val barrier = if (description.properties.containsKey("addresses")) Frame.FlagBarrier else 0
-      val slots = math.min(math.ceil(description.cpus.toDouble).toInt, 127)
-      launched.put(description.taskId, new Launched(id, description))
-      ExternalExecutors.this.send(Frame(Frame.Launch, flags = barrier | slots << 1, executor = id,
-        app = app, task = description.taskId, payload = bytes))
-    }
-
-    private def sendMessage(message: Any, task: Long = Frame.NoTask, sequence: Long = 0): Unit =
-      ExternalExecutors.this.send(Frame(Frame.Message, executor = id, app = app, task = task,
-        sequence = sequence, payload = messages.serialize[Any](message)))
-
-    /** Whether a status was not seen before: after a broken stream a worker repeats some. */
-    def isNew(sequence: Long): Boolean = synchronized(sequence > taken)
-
-    def took(frame: Frame): Unit = synchronized {
-      taken = frame.sequence
-      unconfirmedBytes += frame.payload.remaining()
-      if (taken - confirmed >= ExternalExecutors.ConfirmFrames
-          || unconfirmedBytes >= ExternalExecutors.ConfirmBytes) {
-        confirm()
-      }
-    }
-
-    /** Tells the worker what it need not keep any longer. */
-    def confirm(): Unit = synchronized {
-      if (taken > confirmed) {
-        confirmed = taken
-        unconfirmedBytes = 0
-        ExternalExecutors.this.send(
-          Frame(Frame.Ack, executor = id, app = app, sequence = confirmed))
-      }
-    }
-  }
-}
-
-private object ExternalExecutors {
-  // Seldom enough to cost nothing, often enough that a worker keeps little.
-  val ConfirmFrames = 64L
-  val ConfirmBytes = 1L << 20
+  def asks(executor: Int, sequence: Long, promise: Promise[Any]): Unit =
+    asked.put((executor, sequence), promise)
 }

@@ -66,6 +66,8 @@ private[spark] class ExternalPool(sc: SparkContext, home: Home, val inside: Insi
     problem.foreach(reason => throw new SparkException(s"Spark-Proxy: $reason"))
   }
 
+  def agentListens(port: Int): Unit = agent.resultsPort = port
+
   /** Blocks of executor ids, far above what a cluster manager hands out. */
   def reserveExecutorIds(count: Int): Int = executorIds.getAndAdd(count)
 
@@ -95,6 +97,7 @@ private[spark] class ExternalPool(sc: SparkContext, home: Home, val inside: Insi
       "spark_home" -> sc.getSparkHome().orElse(sys.env.get("SPARK_HOME")).getOrElse(""),
       "local_slots" -> inside.slots,
       "local_master" -> inside.local,
+      "executors" -> executors.ids,
       "executor" -> ExternalPool.executorRequest(sc)))
   }
 }
@@ -167,6 +170,7 @@ private[spark] object ExternalPool extends Logging {
         val copy = new java.util.LinkedHashMap[String, Any]()
         map.foreach { case (k, v) => copy.put(k.toString, plain(v)) }
         copy
+      case sequence: Seq[_] => java.util.Arrays.asList(sequence.map(plain): _*)
       case other => other
     }
     new ObjectMapper().writeValueAsString(plain(value))

@@ -31,8 +31,7 @@ private class ExternalDriverPlugin(home: Home, destination: String) extends Driv
   override def init(sc: SparkContext, context: PluginContext): JavaMap[String, String] = {
     val inside = Master.takeOver(sc)
     if (destination == Home.External) sc.conf.set("spark.dynamicAllocation.enabled", "false")
-    // A volunteer that leaves costs its shuffle output: four of them must not end the stage.
-    sc.conf.setIfMissing("spark.stage.maxConsecutiveAttempts", "100")
+    ExternalDriverPlugin.Defaults.foreach { case (key, value) => sc.conf.setIfMissing(key, value) }
     ExternalPool.open(sc, home, inside)
     Collections.emptyMap()
   }
@@ -42,6 +41,21 @@ private class ExternalDriverPlugin(home: Home, destination: String) extends Driv
     ExternalPool.current.foreach(_.awaitAgent())
 
   override def shutdown(): Unit = ExternalPool.close()
+}
+
+private object ExternalDriverPlugin {
+
+  /** Settings that fit executors which come and go; what the job sets itself wins. */
+  val Defaults: Map[String, String] = Map(
+    // A volunteer that dies costs its shuffle output: four of them must not end the stage.
+    "spark.stage.maxConsecutiveAttempts" -> "100",
+    // One that says goodbye hands it on, without half a minute between its last task and a look
+    // at what is left to be moved.
+    "spark.decommission.enabled" -> "true",
+    "spark.storage.decommission.enabled" -> "true",
+    "spark.storage.decommission.replicationReattemptInterval" -> "1s",
+    // Nor does the end of a job wait for a silent one to say that it has cleaned up.
+    "spark.cleaner.referenceTracking.blocking" -> "false")
 }
 
 /** The installation that this jar belongs to. */

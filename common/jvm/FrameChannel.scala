@@ -23,6 +23,7 @@ private[spark] object Frame {
   val HeaderBytes = 36
   val NoTask = -1L
   val FlagBarrier = 1
+  val FlagAsk = 1
   val Empty: ByteBuffer = ByteBuffer.allocate(0).asReadOnlyBuffer()
 
   val Hello: Byte = 1
@@ -33,6 +34,8 @@ private[spark] object Frame {
   val Reply: Byte = 6
   val Ack: Byte = 7
   val Sync: Byte = 8
+  val Ping: Byte = 10
+  val Resume: Byte = 11
 
   /** @throws IOException when what comes is no frame, or one of more than so many bytes. */
   def read(in: DataInputStream, maxBytes: Int): Frame = {

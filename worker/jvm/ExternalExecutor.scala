@@ -2,6 +2,7 @@ package org.apache.spark.external
 
 import java.nio.ByteBuffer
 import java.nio.charset.StandardCharsets.UTF_8
+import java.util.concurrent.atomic.AtomicInteger
 
 import scala.concurrent.Future
 import scala.io.StdIn
@@ -9,11 +10,12 @@ import scala.reflect.ClassTag
 
 import com.fasterxml.jackson.databind.{JsonNode, ObjectMapper}
 
-import org.apache.spark.SparkEnv
+import org.apache.spark.{SparkEnv, TaskState}
 import org.apache.spark.executor.CoarseGrainedExecutorBackend
+import org.apache.spark.internal.config.DECOMMISSION_ENABLED
 import org.apache.spark.resource.ResourceProfile
 import org.apache.spark.rpc.{RpcAddress, RpcCallContext, RpcEndpointRef, RpcEnv, RpcTimeout}
-import org.apache.spark.scheduler.cluster.CoarseGrainedClusterMessages.{LaunchTask, StatusUpdate}
+import org.apache.spark.scheduler.cluster.CoarseGrainedClusterMessages.{DecommissionExecutor, LaunchTask, StatusUpdate}
 import org.apache.spark.serializer.JavaSerializer
 import org.apache.spark.util.SerializableBuffer
 
@@ -33,6 +35,8 @@ private[spark] class ExternalExecutor(
 
   private val id = arguments.executorId.toInt
   private val messages = new JavaSerializer(env.conf).newInstance()
+  private val running = new AtomicInteger()
+  private var sequence = 0L
 
   private val channel = new FrameChannel("external-executor", onFrame = take, onClose = workerGone)
 
@@ -49,21 +53,47 @@ private[spark] class ExternalExecutor(
   }
 
   private def take(frame: Frame): Unit = frame.kind match {
-    case Frame.Launch => receive(LaunchTask(new SerializableBuffer(frame.payload)))
+    case Frame.Launch =>
+      running.incrementAndGet()
+      receive(LaunchTask(new SerializableBuffer(frame.payload)))
     case Frame.Message =>
-      val message = messages.deserialize[Any](frame.payload)
-      if (frame.sequence == 0) receive(message)
-      else receiveAndReply(new ReplyByChannel(frame.sequence))(message)
+      messages.deserialize[Any](frame.payload) match {
+        case message if frame.flags == Frame.FlagAsk =>
+          receiveAndReply(new ReplyByChannel(frame.sequence))(message)
+        case DecommissionExecutor if !env.conf.get(DECOMMISSION_ENABLED) => leaveWhenIdle()
+        case message => receive(message)
+      }
+    case Frame.Ping => channel.send(frame)
     case other => logWarning(s"Ignoring a frame of kind $other")
   }
 
   // Nobody hears of this process any more, and what it holds has been given up.
   private def workerGone(): Unit = if (!stopping.get()) Runtime.getRuntime.halt(1)
 
+  /** What Spark does not do where its own decommissioning is switched off. */
+  private def leaveWhenIdle(): Unit = {
+    val leaving = new Thread("leave-when-idle") {
+      override def run(): Unit = {
+        // Twice, since a task that is launched already may still be on its way.
+        var idle = 0
+        while (idle < 2) {
+          Thread.sleep(ExternalExecutor.IdleCheckMs)
+          idle = if (running.get == 0) idle + 1 else 0
+        }
+        exitExecutor(0, "it ran its last task")
+      }
+    }
+    leaving.setDaemon(true)
+    leaving.start()
+  }
+
+  /** The worker tells of an orderly end, after the last result: Spark's own word would overtake. */
+  override protected def exitExecutor(
+      code: Int, reason: String, throwable: Throwable, notifyDriver: Boolean): Unit =
+    super.exitExecutor(code, reason, throwable, notifyDriver && code != 0)
+
   /** The driver, as the executor sees it: task states go by channel, all else by Spark's RPC. */
   private class DriverByChannel(real: RpcEndpointRef) extends RpcEndpointRef(env.conf) {
-    private var sequence = 0L
-
     override def address: RpcAddress = real.address
     override def name: String = real.name
     override def ask[T: ClassTag](message: Any, timeout: RpcTimeout): Future[T] =
@@ -73,29 +103,31 @@ private[spark] class ExternalExecutor(
       case other => real.send(other)
     }
 
-    // Numbered and queued in one step, or a later number could go out first.
-    private def sendStatus(update: StatusUpdate): Unit = synchronized {
-      sequence += 1
-      channel.send(Frame(Frame.Status, state = update.state.id, executor = id,
-        task = update.taskId, sequence = sequence, payload = update.data.value))
+    private def sendStatus(update: StatusUpdate): Unit = {
+      if (TaskState.isFinished(update.state)) running.decrementAndGet()
+      sendNumbered(Frame(Frame.Status, state = update.state.id, executor = id,
+        task = update.taskId, payload = update.data.value))
     }
   }
 
-  /** Answers what the driver asked in a frame with a sequence number. */
-  private class ReplyByChannel(sequence: Long) extends RpcCallContext {
+  // Numbered and queued in one step, or a later number could go out first.
+  private def sendNumbered(frame: Frame): Unit = channel.synchronized {
+    sequence += 1
+    channel.send(frame.copy(sequence = sequence))
+  }
+
+  /** Answers what the driver asked in the frame of this number. */
+  private class ReplyByChannel(asked: Long) extends RpcCallContext {
     override def senderAddress: RpcAddress = driver.get.address
-    override def reply(response: Any): Unit = channel.send(Frame(
-      Frame.Reply, executor = id, sequence = sequence, payload = messages.serialize(response)))
+    override def reply(response: Any): Unit = sendNumbered(Frame(
+      Frame.Reply, executor = id, task = asked, payload = messages.serialize(response)))
     override def sendFailure(e: Throwable): Unit = reply(e)
   }
 }
 
 private[spark] object ExternalExecutor {
 
-  /** Settings that fit executors behind a task stream; what the application sets itself wins. */
-  private val Defaults = Map(
-    // A peer that is gone is noticed within a heartbeat limit, not after spark.network.timeout.
-    "spark.shuffle.io.connectionTimeout" -> "10s")
+  val IdleCheckMs = 500L
 
   /** Results stay on the stream: behind NAT nobody can fetch them from the block manager. */
   private val Overrides = Map(
@@ -105,7 +137,6 @@ private[spark] object ExternalExecutor {
   /** Reads one line of JSON, `common.messages.ExecutorLaunch`, from standard input. */
   def main(args: Array[String]): Unit = {
     val launch = new ObjectMapper().readTree(StdIn.readLine())
-    Defaults.foreach { case (key, value) => sys.props(key) = value }
     val conf = launch.get("conf")
     conf.fieldNames.forEachRemaining(key => sys.props(key) = conf.get(key).asText)
     val host = launch.get("host").asText
