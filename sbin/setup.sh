@@ -100,6 +100,18 @@ ensure_venv() {
   logged "$PYTHON" -m venv --clear "$VENV" || die 1 "The environment could not be made: see $LOG"
 }
 
+# Tests of volunteers behind NAT make networks of their own, and are skipped where they cannot:
+# what is missing here ends nothing.
+offer_networks() {
+  local package
+  may_install_packages || return 0
+  # Each package by its command.
+  for package in iproute2:ip nftables:nft; do
+    command -v "${package#*:}" >/dev/null || install_one_of "${package%:*}" ||
+      step "${package%:*} could not be installed: some tests will be skipped"
+  done
+}
+
 # The stamp is what was installed: done again when the requirements or the place change. A link
 # to the environment is no other place, and what the tests need is more than the rest.
 ensure_project() {
@@ -147,6 +159,7 @@ ensure_python
 ensure_java
 ensure_venv
 ensure_project "$extras"
+[[ -z $extras ]] || offer_networks
 if [[ ${#sparks[@]} -eq 0 ]]; then
   status=0
   run_module common.install has-spark || status=$?

@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from typing import IO, TypeVar
 
 import httpx
 
@@ -16,8 +19,10 @@ from common.messages import ApplicationStatus, PoolStatus
 from common.security import TOKEN_FILE
 from common.shim import shim_jar
 from common.spark import SparkHome
-from tests.services import ROOT, ServiceProcess, redis_server, service, wait_for
+from tests.networks import Volunteer
+from tests.services import HOST, ROOT, ServiceProcess, redis_server, service, wait_for
 
+T = TypeVar("T")
 SPARK_4 = "4.3.0"
 SPARK_3 = "3.5.9"
 PLUGIN = "org.apache.spark.external.ExternalSparkPlugin"
@@ -78,9 +83,10 @@ class Cluster:
     """A Redis, dispatchers and workers of our own, and the way to submit jobs to them."""
 
     def __init__(
-        self, folder: Path, redis_port: int, heartbeat_s: float, java_options: str
+        self, folder: Path, redis_port: int, heartbeat_s: float, java_options: str, host: str = HOST
     ) -> None:
         self.folder = folder
+        self.host = host
         self.home = folder / "home"
         self.dispatchers: list[ServiceProcess] = []
         self.workers: list[ServiceProcess] = []
@@ -88,9 +94,11 @@ class Cluster:
             "redis.host": "127.0.0.1",
             "redis.port": str(redis_port),
             "heartbeat": str(heartbeat_s),
+            "agent.host": host,
         }
         self._java_options = java_options
-        self._jobs = 0
+        self._numbers = count(1)
+        self._last = 0
         self.home.mkdir()
         for name in ("jars", "spark"):
             (self.home / name).symlink_to(ROOT / name)
@@ -111,14 +119,14 @@ class Cluster:
         return {
             "EXTERNAL_SPARK_HOME": str(self.home),
             "EXTERNAL_SPARK_CONF_DIR": str(conf or self.conf()),
-            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_IP": self.host,
         }
 
     @contextmanager
-    def dispatcher(self, **settings: str) -> Iterator[ServiceProcess]:
-        name = f"dispatcher-{len(self.dispatchers) + 1}"
+    def dispatcher(self, port: int = 0, **settings: str) -> Iterator[ServiceProcess]:
+        name = f"dispatcher-{os.urandom(3).hex()}"
         env = self.env(self.conf(**settings))
-        arguments = ["--port", "0", "--host", "127.0.0.1"]
+        arguments = ["--port", str(port), "--host", self.host]
         with service("dispatcher", *arguments, env=env, folder=self.folder, name=name) as started:
             self.dispatchers.append(started)
             try:
@@ -128,16 +136,33 @@ class Cluster:
 
     @contextmanager
     def worker(
-        self, slots: int = 1, spark: Sequence[str] = (SPARK_4, SPARK_3), **settings: str
+        self,
+        slots: int = 1,
+        spark: Sequence[str] = (SPARK_4, SPARK_3),
+        env: Mapping[str, str] | None = None,
+        volunteer: Volunteer | None = None,
+        **settings: str,
     ) -> Iterator[ServiceProcess]:
+        """A worker, on this machine or on a volunteer's."""
         name = f"worker-{os.urandom(3).hex()}"
         homes = ",".join(str(spark_home(version)) for version in spark)
         conf = self.conf(spark_homes=homes, **settings)
         arguments = ["--slots", str(slots)]
         for dispatcher in self.dispatchers:
             arguments += ["--dispatcher", dispatcher.url]
-        env = self.env(conf)
-        with service("worker", *arguments, env=env, folder=self.folder, name=name) as started:
+        environment, namespace = {**self.env(conf), **(env or {})}, ""
+        if volunteer is not None:
+            # A volunteer's Spark finds its own address out, as elsewhere.
+            namespace = volunteer.namespace
+            del environment["SPARK_LOCAL_IP"]
+        with service(
+            "worker",
+            *arguments,
+            env=environment,
+            folder=self.folder,
+            name=name,
+            namespace=namespace,
+        ) as started:
             self.workers.append(started)
             wait_for(lambda: self.attached(started), what=f"{name} attached")
             try:
@@ -147,6 +172,11 @@ class Cluster:
 
     def attached(self, worker: ServiceProcess) -> bool:
         return any(w.pid == worker.pid and w.state == "ATTACHED" for w in self.status().workers)
+
+    def state(self, worker: ServiceProcess) -> str:
+        """As its dispatcher sees it, empty where it is not known."""
+        states = [w.state for w in self.status().workers if w.pid == worker.pid]
+        return states[-1] if states else ""
 
     def status(self) -> PoolStatus:
         """What the dispatchers say, merged."""
@@ -196,12 +226,13 @@ class Cluster:
             stdin: what is typed into a shell.
             cwd: where the driver runs, by default the folder of the pool.
         """
+        number = next(self._numbers)
         with self.start(
             job, *arguments, hooked=hooked, options=options, conf=conf, version=version, tool=tool,
-            env=env, cwd=cwd,
+            env=env, cwd=cwd, number=number,
         ) as driver:
             out, err = driver.communicate(stdin, timeout=JOB_TIMEOUT_S)
-            return Job(driver.returncode, out, err, self.tasks())
+            return Job(driver.returncode, out, err, self.tasks(number))
 
     @contextmanager
     def start(
@@ -215,16 +246,18 @@ class Cluster:
         tool: str = "spark-submit",
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        stderr: IO[str] | int = subprocess.PIPE,
+        number: int = 0,
     ) -> "Iterator[subprocess.Popen[str]]":
         """A driver that runs while the block lasts; see `submit`."""
-        self._jobs += 1
+        number = self._last = number or next(self._numbers)
         program = sys.executable if tool == "python" else str(spark_home(version) / "bin" / tool)
         command = [program, *options, *([str(job)] if job else []), *arguments]
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("SPARK_", "PYSPARK_"))},
             **self.env(conf),
             "SPARK_HOME": str(spark_home(version)),
-            "SPARK_CONF_DIR": str(self._spark_conf(version, hooked)),
+            "SPARK_CONF_DIR": str(self._spark_conf(number, version, hooked)),
             "PYSPARK_PYTHON": sys.executable,
             **(env or {}),
         }
@@ -234,7 +267,7 @@ class Cluster:
             cwd=cwd or self.folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         ) as driver:
             try:
@@ -242,13 +275,17 @@ class Cluster:
             finally:
                 driver.kill()
 
-    def _event_log(self) -> Path:
-        return self.folder / "events" / str(self._jobs)
+    def _event_log(self, number: int) -> Path:
+        return self.folder / "events" / str(number)
 
-    def tasks(self) -> Counter[str]:
-        """Finished tasks of the last job by executor id, as its event log counts them."""
+    def tasks(self, number: int = 0) -> Counter[str]:
+        """Finished tasks of a job by executor id, as its event log counts them.
+
+        Args:
+            number: of the job, by default the one that was started last.
+        """
         tasks: Counter[str] = Counter()
-        for file in self._event_log().iterdir():
+        for file in self._event_log(number or self._last).iterdir():
             for line in file.read_text().splitlines():
                 event = json.loads(line)
                 if event["Event"] != "SparkListenerTaskEnd":
@@ -257,9 +294,9 @@ class Cluster:
                     tasks[event["Task Info"]["Executor ID"]] += 1
         return tasks
 
-    def _spark_conf(self, version: str, hooked: bool) -> Path:
+    def _spark_conf(self, number: int, version: str, hooked: bool) -> Path:
         """Spark's own configuration for this job, so that its command line is the user's."""
-        log = self._event_log()
+        log = self._event_log(number)
         log.mkdir(parents=True)
         settings = {
             "spark.eventLog.enabled": "true",
@@ -274,11 +311,18 @@ class Cluster:
         if hooked:
             jar = shim_jar(SparkHome(spark_home(version)), self.home / "jars")
             settings |= {"spark.plugins": PLUGIN, "spark.driver.extraClassPath": str(jar)}
-        conf = self.folder / f"spark-conf-{self._jobs}"
+        conf = self.folder / f"spark-conf-{number}"
         conf.mkdir()
         lines = [f"{key} {value}" for key, value in settings.items()]
         (conf / "spark-defaults.conf").write_text("\n".join(lines) + "\n")
         return conf
+
+
+def with_and_without(run: Callable[[bool], T]) -> tuple[T, T]:
+    """What a job gives with our plugin and without it; both at once, for each waits a lot."""
+    with ThreadPoolExecutor(2) as threads:
+        ours, plain = (threads.submit(run, hooked) for hooked in (True, False))
+        return ours.result(), plain.result()
 
 
 @contextmanager
@@ -287,14 +331,19 @@ def cluster(
     workers: Sequence[int] = (1, 1),
     heartbeat_s: float = 3.0,
     java_options: str = QUICK_JAVA,
+    host: str = HOST,
     **settings: str,
 ) -> Iterator[Cluster]:
-    """A pool with one dispatcher and workers of these numbers of slots."""
+    """A pool with one dispatcher and workers of these numbers of slots.
+
+    Args:
+        host: the address of this machine for workers elsewhere.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         port = stack.enter_context(redis_server(folder))
-        pool = Cluster(folder, port, heartbeat_s, java_options)
-        stack.enter_context(pool.dispatcher(**settings))
+        pool = Cluster(folder, port, heartbeat_s, java_options, host)
+        stack.enter_context(pool.dispatcher(0, **settings))
         for slots in workers:
             stack.enter_context(pool.worker(slots))
         yield pool

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.redis_server import configuration, find_server
+from tests.networks import inside
 
 T = TypeVar("T")
 
@@ -51,9 +52,9 @@ def wait_for(
 
 
 @contextmanager
-def redis_server(folder: Path, password: str = "") -> Iterator[int]:
+def redis_server(folder: Path, password: str = "", port: int = 0) -> Iterator[int]:
     """A Redis of its own, on loopback and without a disk; yields its port."""
-    port = free_port()
+    port = port or free_port()
     lines = configuration(port, password)
     if not password:
         lines = lines.replace('requirepass ""\n', "")
@@ -103,17 +104,19 @@ class ServiceProcess:
 
 @contextmanager
 def service(
-    module: str, *arguments: str, env: dict[str, str], folder: Path, name: str
+    module: str, *arguments: str, env: dict[str, str], folder: Path, name: str, namespace: str = ""
 ) -> Iterator[ServiceProcess]:
     """`python -m module arguments...`, from the moment it is ready until the block ends.
 
     Args:
         env: added to the environment, out of which our own variables and Spark's are taken.
         folder: for its log and its ready file.
+        namespace: the network namespace that it runs in, by default that of the tests.
     """
     log, ready = folder / f"{name}.log", folder / f"{name}.ready"
     ready.unlink(missing_ok=True)
-    process = start(module, *arguments, "--ready-file", str(ready), env=env, log=log)
+    arguments = (*arguments, "--ready-file", str(ready))
+    process = start(module, *arguments, env=env, log=log, namespace=namespace)
     try:
         identity = wait_for(
             lambda: _identity(process, ready, log), START_TIMEOUT_S, f"{name} ready, see {log}"
@@ -124,10 +127,10 @@ def service(
 
 
 def start(
-    module: str, *arguments: str, env: dict[str, str], log: Path
+    module: str, *arguments: str, env: dict[str, str], log: Path, namespace: str = ""
 ) -> "subprocess.Popen[bytes]":
     """Starts `python -m module arguments...`; whoever calls this ends it."""
-    command = [sys.executable, "-m", module, *arguments]
+    command = [*inside(namespace), sys.executable, "-m", module, *arguments]
     with log.open("ab") as output:
         return subprocess.Popen(
             command, env=environment(env), cwd=ROOT, stdout=output, stderr=output

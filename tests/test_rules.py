@@ -106,16 +106,6 @@ def test_memory_that_comes_free_serves_the_application_that_waited(tmp_path: Pat
     assert "RESULT 780" in out, err[-3000:]
 
 
-def test_an_executor_that_is_killed_costs_a_rerun_and_no_failure(pool: Cluster) -> None:
-    options = ("--master", "local-external", "--conf", "spark.task.maxFailures=1")
-    with pool.start(RULES, "shuffle_slowly", options=options) as driver:
-        wait_for(lambda: pool.running("shuffle_slowly"), 60, "running tasks")
-        jvms_of(pool)[0].kill()
-        out, err = driver.communicate(timeout=120)
-    expected = sorted((k, sum(range(k, 400, 10))) for k in range(10))
-    assert f"RESULT {expected}" in out, err[-4000:]
-
-
 def test_nothing_is_left_of_a_driver_that_is_killed(pool: Cluster) -> None:
     with pool.start(RULES, "wait_for_ever", options=LOCAL) as driver:
         wait_for(lambda: pool.running("wait_for_ever"), 60, "running tasks")
