@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import SPARK_3, SPARK_4, Cluster, Job
+from tests.cluster import SPARK_3, SPARK_4, Cluster, Job, with_and_without
 from tests.services import ROOT
 
 pytestmark = pytest.mark.slow
@@ -26,8 +26,9 @@ def behaviours(pool: Cluster, folder: Path, version: str, hooked: bool) -> Job:
 @pytest.mark.parametrize("version", [SPARK_4, SPARK_3])
 def test_each_behaviour_is_as_without_us(pool: Cluster, tmp_path: Path, version: str) -> None:
     before = pool.tasks_done()
-    ours = behaviours(pool, tmp_path / "ours", version, hooked=True)
-    plain = behaviours(pool, tmp_path / "plain", version, hooked=False)
+    ours, plain = with_and_without(
+        lambda hooked: behaviours(pool, tmp_path / str(hooked), version, hooked)
+    )
 
     assert ours.lines("RESULT") == plain.lines("RESULT")
     assert ours.inside_tasks == 0

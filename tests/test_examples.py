@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import SPARK_3, SPARK_4, Cluster, Job, data, example, spark_home
+from tests.cluster import (
+    SPARK_3,
+    SPARK_4,
+    Cluster,
+    Job,
+    data,
+    example,
+    spark_home,
+    with_and_without,
+)
 from tests.services import HOST, wait_for
 
 pytestmark = pytest.mark.slow
@@ -26,7 +35,6 @@ RESOURCES = {
     "people.txt": "Michael, 29\nAndy, 30\nJustin, 19\n",
 }
 PI_TOLERANCE = 0.05
-WORST_TEST_ERROR = 0.3
 
 Result = list[str]
 
@@ -61,16 +69,6 @@ def without_statistics(out: str) -> Result:
     return (head + table + end + rest).splitlines()
 
 
-def good_model(out: str) -> Result:
-    """The data are split at random, and the model is named at random."""
-    found = re.search(r"Test Error = (\S+)", out)
-    assert found, out
-    assert float(found[1]) < WORST_TEST_ERROR
-    return [line for line in out.splitlines() if "prediction|" in line] + re.findall(
-        r"DecisionTreeClassificationModel|numClasses=\d+|numFeatures=\d+", out
-    )
-
-
 @dataclass(frozen=True)
 class Example:
     path: str
@@ -97,16 +95,12 @@ EXAMPLES = [
     on_spark_4("pi.py", "4", result=about_pi),
     on_spark_4("wordcount.py", TEXT, result=in_any_order),
     on_spark_4("pagerank.py", str(data("mllib/pagerank_data.txt")), "3", result=rounded),
-    on_spark_4("kmeans.py", POINTS, "2", "0.1", result=rounded),
     on_spark_4("sort.py", "{folder}/numbers.txt"),
     on_spark_4("transitive_closure.py", "2"),
     on_spark_4("als.py", "20", "40", "5", "3", "2"),
     on_spark_4("sql/basic.py"),
     on_spark_4("sql/arrow.py", result=without_statistics),
-    on_spark_4("ml/kmeans_example.py", result=rounded),
     on_spark_4("ml/pipeline_example.py", result=rounded),
-    on_spark_4("ml/decision_tree_classification_example.py", result=good_model),
-    on_spark_3("pi.py", "4", result=about_pi),
     on_spark_3("wordcount.py", TEXT, result=in_any_order),
     on_spark_3("kmeans.py", POINTS, "2", "0.1", result=rounded),
 ]
@@ -135,17 +129,17 @@ def test_an_example_prints_on_external_workers_what_it_prints_inside(
     pool: Cluster, tmp_path: Path, spark_example: Example
 ) -> None:
     before = pool.tasks_done()
-    ours = run(pool, spark_example, tmp_path / "ours", hooked=True)
+    ours, plain = with_and_without(
+        lambda hooked: run(pool, spark_example, tmp_path / str(hooked), hooked)
+    )
     done = pool.tasks_done() - before
-    plain = run(pool, spark_example, tmp_path / "plain", hooked=False)
 
     result = spark_example.result(ours.out)
     assert result == spark_example.result(plain.out)
     assert result, "the example printed nothing to compare"
     assert ours.inside_tasks == 0
     assert ours.external_tasks == done > 0
-    if spark_example.result is not good_model:  # which takes as many jobs as its tree is deep
-        assert ours.external_tasks == plain.inside_tasks
+    assert ours.external_tasks == plain.inside_tasks
 
 
 SPOKEN = ["to be or not to be", "that is the question", "to sleep no more"]

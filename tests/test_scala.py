@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from common.spark import find_java
-from tests.cluster import QUICK_JAVA, SPARK_3, SPARK_4, Cluster, Job, data, spark_home
+from tests.cluster import (
+    QUICK_JAVA,
+    SPARK_3,
+    SPARK_4,
+    Cluster,
+    Job,
+    data,
+    spark_home,
+    with_and_without,
+)
 from tests.services import ROOT
 
 pytestmark = pytest.mark.slow
@@ -73,9 +82,8 @@ def run(pool: Cluster, jars: Jars, hooked: bool) -> Job:
 
 def test_a_jvm_job_sees_the_same_on_external_workers(pool: Cluster, jars: Jars) -> None:
     before = pool.tasks_done()
-    ours = run(pool, jars, hooked=True)
+    ours, plain = with_and_without(lambda hooked: run(pool, jars, hooked))
     done = pool.tasks_done() - before
-    plain = run(pool, jars, hooked=False)
 
     results = ours.lines("RESULT")
     assert results == plain.lines("RESULT")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import SPARK_4, Cluster, Job, spark_home
+from tests.cluster import SPARK_4, Cluster, Job, spark_home, with_and_without
 from tests.services import ROOT
 
 pytestmark = pytest.mark.slow
@@ -88,10 +88,9 @@ def test_a_spark_sql_script_prints_the_same(pool: Cluster, tmp_path: Path) -> No
         )
 
     before = pool.tasks_done()
-    ours = run(hooked=True)
+    ours, plain = with_and_without(run)
     assert_all_on_external_workers(pool, before, ours)
-
-    assert ours.out == run(hooked=False).succeeded().out
+    assert ours.out == plain.succeeded().out
     assert "east\t50\t" in ours.out
 
 
