@@ -27,7 +27,7 @@ class Dispatchers:
 
     Args:
         on_event: told what a dispatcher says of executors.
-        on_lost: called when one is gone, and its executors are without a way.
+        on_change: called when one is there, or gone.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Dispatchers:
         driver: Driver,
         executors: Executors,
         on_event: OnEvent,
-        on_lost: Callable[[], Awaitable[None]],
+        on_change: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -46,7 +46,7 @@ class Dispatchers:
         self._driver = driver
         self._executors = executors
         self._on_event = on_event
-        self._on_lost = on_lost
+        self._on_change = on_change
         self._entries: dict[str, Entry] = {}
         self._unused_ids: dict[str, int] = {}
         self._unusable: dict[str, str] = {}
@@ -68,6 +68,7 @@ class Dispatchers:
             if link is not None:
                 self.links[link.entry.id] = link
                 tasks.create_task(self._serve(link))
+                await self._on_change()
 
     async def keep_finding(self, application: Application, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -117,4 +118,4 @@ class Dispatchers:
         log.warning("dispatcher.lost", dispatcher=link.entry.id, reason=reason)
         del self.links[link.entry.id]
         self._executors.way_lost(link)
-        await self._on_lost()
+        await self._on_change()

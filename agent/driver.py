@@ -121,6 +121,8 @@ class Driver:
 
     async def _call(self, name: str, *arguments: Any) -> Any:
         try:
-            return await asyncio.to_thread(getattr(self._gateway.entry_point, name), *arguments)
+            call = asyncio.to_thread(getattr(self._gateway.entry_point, name), *arguments)
+            # Whoever no longer waits for it, the driver has to hear of it.
+            return await asyncio.shield(call)
         except (Py4JError, OSError) as error:
             raise DriverError(name, str(error).splitlines()[0]) from error

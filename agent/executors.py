@@ -84,7 +84,7 @@ class Executors:
         """Takes up what an agent that died has left, before any dispatcher is asked."""
         for executor in executors:
             self._known[executor] = _Known(lost_at=_now(), awaited_from=_now())
-            self._results[executor] = _Results(_now())
+            self._results.setdefault(executor, _Results(_now()))
 
     def by_way(self, way: Way) -> list[int]:
         return [executor for executor, known in self._known.items() if known.way is way]
@@ -128,7 +128,11 @@ class Executors:
     async def draining(self, way: Way, executor: int, reason: str) -> None:
         known = self._known.get(executor)
         if known is not None and known.way is way:
-            await self._driver.drain_executor(executor, reason)
+            try:
+                await self._driver.drain_executor(executor, reason)
+            except DriverError as error:
+                # It leaves all the same, and what it had is made again.
+                log.warning("executor.undrained", executor=executor, reason=str(error))
 
     def way_lost(self, way: Way) -> None:
         """A dispatcher is gone: what it had lives on, and will be reached by another."""

@@ -39,6 +39,7 @@ class InsideExecutor:
         self._id = 0
         self._resumed = False
         self._draining = False
+        self._taken = 0
 
     def owns(self, executor: int) -> bool:
         return self._process is not None and executor == self._id
@@ -47,13 +48,18 @@ class InsideExecutor:
         """Hands it a frame of the driver; what comes before RESUME comes again after it."""
         if frame.kind == Kind.RESUME:
             self._resumed = True
-        elif self._process is not None and self._resumed and frame.kind != Kind.ACK:
+        elif frame.kind == Kind.ACK or not self._resumed or self._process is None:
+            return
+        elif frame.sequence > self._taken:
+            # What was late is repeated, as for any executor.
+            self._taken = frame.sequence
             self._process.send(frame.raw)
 
     async def run(self) -> None:
         """One life, from its start until Spark has been told of its end."""
         self._id = await self._driver.reserve_executor_ids(1)
         self._resumed = self._draining = False
+        self._taken = 0
         scratch = Scratch(self._home.executors, f"inside-{self._described.key}")
         try:
             await self._live(scratch.folder)
@@ -69,10 +75,13 @@ class InsideExecutor:
             await self._driver.warn(f"The slots inside cannot be used: {error}")
             return
         slots = self._described.local_slots
-        await self._driver.register_executor(self._id, self._host, port, slots, True)
-        log.info("inside.ready", executor=self._id, slots=slots)
-        code = await self._process.ended()
-        self._process = None
+        try:
+            await self._driver.register_executor(self._id, self._host, port, slots, True)
+            log.info("inside.ready", executor=self._id, slots=slots)
+            code = await self._process.ended()
+        finally:
+            await self._process.stop(0)
+            self._process = None
         reason = f"the executor inside ended with exit status {code}"
         await self._driver.remove_executor(self._id, reason, code in APPLICATION_EXITS)
 

@@ -54,7 +54,8 @@ def new_results_app(
                     last = _check(frame, executor, last)
                 if faults.active is not None and faults.active.hits("deliver", Fault.DIE):
                     faults.active.die()
-                deliver(b"".join([frame.raw for frame in frames]))
+                if frames:
+                    deliver(b"".join([frame.raw for frame in frames]))
         finally:
             executors.stream_closed(executor)
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+from contextlib import suppress
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
@@ -39,11 +40,15 @@ log = get_logger(__name__)
 # How often everybody is pinged, and what is silent or empty is judged.
 TICK_S = 1.0
 GOODBYE_S = 5.0
+INSIDE_RETRY_S = 5.0
 SYNC = encode(Kind.SYNC)
 
 
 class AgentService(Service):
     """One application's agent."""
+
+    # Ctrl-C in a shell of Spark's cancels a job there.
+    interruptible = False
 
     def __init__(self, settings: Settings, home: Home, address: DriverAddress) -> None:
         self._settings = settings
@@ -68,6 +73,7 @@ class AgentService(Service):
         )
         self._inside: InsideExecutor
         self._inside_life: asyncio.Task[None] | None = None
+        self._fallen_back = False
         self._emptiness = Emptiness(settings, self._driver, self._fall_back)
         self._described: DriverApplication
         self._application: Application
@@ -153,6 +159,8 @@ class AgentService(Service):
                 await self._executors.judge(len(self._dispatchers.links))
             if self._settings.reschedule_dst_executor is Destination.EXTERNAL:
                 await self._judge_emptiness()
+            elif self._settings.reschedule_dst_executor is Destination.HYBRID:
+                await self._start_inside()
 
     async def _on_event(self, link: DispatcherLink, event: AgentEvent) -> None:
         match event:
@@ -190,14 +198,20 @@ class AgentService(Service):
     async def _judge_emptiness(self) -> None:
         reachable = len(self._executors.ways)
         await self._emptiness.judge(reachable, self._why_empty())
-        if reachable and self._inside_life is not None:
-            # It was the fallback: the job moves back out.
-            await self._inside.drain()
+        if reachable:
+            self._fallen_back = False
+            if self._inside_life is not None:
+                # The job moves back out.
+                await self._inside.drain()
+        elif self._fallen_back:
+            # The slots inside may have died, like any others.
+            await self._start_inside()
 
     async def _fall_back(self) -> bool:
         """Starts the slots inside, and gives them the tasks that nobody else can be asked for."""
         if not await self._start_inside():
             return False
+        self._fallen_back = True
         await self._executors.give_up_unreachable("the pool is lost, and the job runs inside")
         return True
 
@@ -214,10 +228,13 @@ class AgentService(Service):
         return True
 
     async def _live_inside(self) -> None:
-        try:
+        with suppress(DriverError):
             await self._inside.run()
-        finally:
-            self._inside_life = None
+            # One that cannot live is not tried in a tight loop.
+            await asyncio.sleep(INSIDE_RETRY_S)
+        self._inside_life = None
+        with suppress(DriverError):
+            await self._promise()
 
     def _describe(self) -> Application:
         described = self._described

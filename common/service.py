@@ -81,6 +81,8 @@ class Service(ABC):
     """A process of ours."""
 
     server: HttpServer
+    interruptible = True
+    """Whether SIGINT ends it; not where a terminal sends that to somebody else as well."""
 
     @abstractmethod
     async def startup(self) -> None:
@@ -113,10 +115,13 @@ class Service(ABC):
             (insist if ask.is_set() else ask).set()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, insist.set)
-        serving = asyncio.create_task(self.server.serve())
+        interrupt = insist.set if self.interruptible else lambda: None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+        serving: asyncio.Task[None] | None = None
         try:
             await self.startup()
+            # Whoever was faster waits at the socket until here.
+            serving = asyncio.create_task(self.server.serve())
             if ready_file is not None:
                 _write_whole(ready_file, json.dumps(self.identity()))
             await first(self.loop(), self._asked(ask), insist.wait(), until=serving)
@@ -125,7 +130,8 @@ class Service(ABC):
                 ready_file.unlink(missing_ok=True)
             await self.shutdown()
             self.server.stop()
-            await asyncio.gather(serving, return_exceptions=True)
+            if serving is not None:
+                await asyncio.gather(serving, return_exceptions=True)
 
     async def _asked(self, ask: asyncio.Event) -> None:
         await ask.wait()

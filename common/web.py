@@ -54,7 +54,9 @@ def token_is(expected: str) -> Callable[[str], bool]:
 
 
 async def frames_of(request: Request, max_frame_bytes: int) -> AsyncIterator[list[Frame]]:
-    """The frames of a request's body, a batch for each chunk, until the sender ends or breaks.
+    """The frames of a request's body, until the sender ends or breaks.
+
+    One batch for each chunk, an empty one while a large frame is on its way: the sender lives.
 
     Raises:
         FrameError: the body is not a stream of frames.
@@ -62,8 +64,8 @@ async def frames_of(request: Request, max_frame_bytes: int) -> AsyncIterator[lis
     decoder = FrameDecoder(max_frame_bytes)
     try:
         async for chunk in request.stream():
-            if chunk and (frames := list(decoder.feed(chunk))):
-                yield frames
+            if chunk:
+                yield list(decoder.feed(chunk))
     except ClientDisconnect:
         return
 

@@ -267,16 +267,3 @@ def test_an_interrupted_run_ends_what_it_started(tmp_path: Path) -> None:
     assert running.returncode != 0
     assert "logs: " in out
     assert not [process for process in started if lives(process)]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_the_leak_check_measures_every_service(tmp_path: Path) -> None:
-    """So few jobs prove nothing of leaks."""
-    ran = command(tmp_path, "leak-check.sh", "--jobs", "12", "--drivers", "2")
-    assert ran.returncode in {0, 1}, ran.stderr[-3000:]
-    for service in ("dispatcher-1", "worker-1", "worker-2", "agents"):
-        for figure in ("memory", "descriptors", "threads", "processes"):
-            assert any(
-                service in line and figure in line for line in ran.stdout.splitlines()
-            ), ran.stdout + ran.stderr[-3000:]

@@ -26,8 +26,7 @@ from tests.cluster import (
 from tests.services import HOST, wait_for
 
 pytestmark = pytest.mark.slow
-# With a parallelism given, the unions of transitive_closure.py stay at two partitions: it
-# would double them each round and run 3,000 tasks.
+# The same number of partitions with us and without, whatever the slots are.
 OPTIONS = ("--master", "local[2]", "--conf", "spark.default.parallelism=2")
 # Beside its examples the package pyspark does not carry what some of them read.
 RESOURCES = {
@@ -89,20 +88,15 @@ def on_spark_3(path: str, *arguments: str, result: Callable[[str], Result] = in_
 
 
 TEXT = str(data("mllib/sample_fpgrowth.txt"))
-POINTS = str(data("mllib/kmeans_data.txt"))
 
 EXAMPLES = [
     on_spark_4("pi.py", "4", result=about_pi),
-    on_spark_4("wordcount.py", TEXT, result=in_any_order),
     on_spark_4("pagerank.py", str(data("mllib/pagerank_data.txt")), "3", result=rounded),
     on_spark_4("sort.py", "{folder}/numbers.txt"),
-    on_spark_4("transitive_closure.py", "2"),
-    on_spark_4("als.py", "20", "40", "5", "3", "2"),
     on_spark_4("sql/basic.py"),
     on_spark_4("sql/arrow.py", result=without_statistics),
     on_spark_4("ml/pipeline_example.py", result=rounded),
     on_spark_3("wordcount.py", TEXT, result=in_any_order),
-    on_spark_3("kmeans.py", POINTS, "2", "0.1", result=rounded),
 ]
 
 

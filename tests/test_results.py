@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from common.frames import Frame, FrameDecoder, Kind, TaskState, encode
+from common.frames import HEADER, Frame, FrameDecoder, Kind, TaskState, encode
 from tests.agents import (
     EXECUTOR,
     MAX_FRAME,
@@ -98,6 +98,22 @@ async def test_large_results_pass(agent: Agent) -> None:
             stream.put(frame)
         stream.close()
     assert [frame.raw for frame in agent.frames] == [frame.raw for frame in large]
+
+
+async def test_stream_that_was_open_for_long_is_not_given_up_at_its_first_break(
+    agent: Agent, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ABANDON_S", 0.1)
+    async with running(way.url) as stream:
+        put(stream, 1)
+        await agent.has_delivered(1)
+        heard = len(agent.delivered)
+        # Five beats take longer than the limit.
+        await agent.until(lambda: len(agent.delivered) >= heard + 5 * HEADER.size)
+        way.cut()
+        await keep_putting(stream, agent, 2)
+        stream.close()
+    assert len(agent.sequences) > 1
 
 
 async def test_unconfirmed_states_are_repeated_after_a_break(agent: Agent, way: Way) -> None:

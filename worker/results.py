@@ -20,6 +20,10 @@ REPEAT_S = 5.0
 # A driver that was not reachable for so long has ended, or never will be again. Its agent may
 # have to be started anew meanwhile, on a busy machine.
 ABANDON_S = 60.0
+# What a dead executor had already finished may take this long to reach the driver; what one has
+# that was asked to leave longer, for its agent may have to be started anew.
+FLUSH_S = 1.0
+LEAVING_FLUSH_S = 5.0
 # The stream broke, and may be opened again; any other refusal is meant for the executor.
 BROKEN_STATUS = frozenset({400, 409})
 
@@ -43,6 +47,7 @@ class ResultStream:
         self._outbox = Outbox()
         self._openings = 0
         self._closing = False
+        self._closing_until = float("inf")
         self._beat_s = BEAT_S
         # When the oldest frame was sent, or something was confirmed; seconds of the loop's clock.
         self._progress = 0.0
@@ -67,7 +72,7 @@ class ResultStream:
         self._reached = _now()
         try:
             while not (await self._stream() and self._closing):
-                if self._closing or _now() - self._reached > ABANDON_S:
+                if _now() > self._closing_until or _now() - self._reached > ABANDON_S:
                     break
                 await asyncio.sleep(RETRY_S)
                 self._repeat()
@@ -77,9 +82,10 @@ class ResultStream:
             beating.cancel()
             await self._client.aclose()
 
-    def close(self) -> None:
-        """Lets `run` end once what is here has been sent."""
+    def close(self, patience_s: float = FLUSH_S) -> None:
+        """Lets `run` end once what is here has been sent, or after so long."""
         self._closing = True
+        self._closing_until = _now() + patience_s
         self._outbox.close()
 
     async def _keep_beating(self) -> None:
@@ -105,7 +111,10 @@ class ResultStream:
             self._beat_s = min(BEAT_S, welcome.heartbeat_s / 3)
             self._reached = _now()
             target = f"{self._url}/results/{welcome.stream}"
-            await send_frames(self._client, target, self._outbox.stream(), "results")
+            try:
+                await send_frames(self._client, target, self._outbox.stream(), "results")
+            finally:
+                self._reached = _now()
         except UnreachableError as error:
             log.warning("results.broken", executor=self._executor, reason=str(error))
             return False

@@ -19,12 +19,10 @@ from common.settings import Home
 from common.shim import shim_jar
 from common.spark import SparkHome
 from worker.machine import python_for
-from worker.results import ResultStream
+from worker.results import FLUSH_S, LEAVING_FLUSH_S, ResultStream
 from worker.slots import Owner, SlotGate
 
 log = get_logger(__name__)
-# What a dead executor had already finished may take this long to reach the driver.
-FLUSH_S = 1.0
 
 Started = Callable[[StartExecutor, int], Coroutine[None, None, None]]
 Ended = Callable[[str, int, str, EndCause], Coroutine[None, None, None]]
@@ -213,8 +211,9 @@ class Runtime:
                 reason, cause = await self._run(executor, sending)
         except ExecutorFailedToStart as error:
             reason, cause = str(error), EndCause.LOST if error.killed else EndCause.REFUSED
-        executor.results.close()
-        await asyncio.wait({sending}, timeout=FLUSH_S)
+        patience_s = LEAVING_FLUSH_S if self.draining else FLUSH_S
+        executor.results.close(patience_s)
+        await asyncio.wait({sending}, timeout=patience_s)
         sending.cancel()
         self._gate.drop(executor.owner)
         executor.over.set()

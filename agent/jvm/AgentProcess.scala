@@ -1,6 +1,6 @@
 package org.apache.spark.external
 
-import java.io.{BufferedReader, InputStreamReader}
+import java.io.{BufferedReader, InputStreamReader, IOException}
 import java.net.{InetAddress, ServerSocket}
 import java.nio.charset.StandardCharsets.UTF_8
 import java.security.{MessageDigest, SecureRandom}
@@ -65,17 +65,26 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
     gateway.shutdown()
   }
 
-  private def keepRunning(python: String): Unit = while (!pool.isStopped) {
-    val exit = runOnce(python)
-    if (!pool.isStopped) {
-      pool.executors.agentEnded(forGood = exit == AgentProcess.ConfigurationExit)
-      if (exit == AgentProcess.ConfigurationExit) return
-      logWarning(s"The agent ended with exit status $exit and is started again")
-      Thread.sleep(AgentProcess.RestartMs)
+  private def keepRunning(python: String): Unit = {
+    var waitMs = AgentProcess.RestartMs
+    while (!pool.isStopped) {
+      val began = System.nanoTime()
+      val end = try runOnce(python) catch { case e: IOException => s"cannot be started: $e" }
+      if (pool.cannotStart) return
+      if (!pool.isStopped) {
+        pool.executors.agentEnded()
+        logWarning(s"The agent $end, and is started again")
+        Thread.sleep(waitMs)
+        // Whatever is wrong may take its time to be mended; one that ran for a while is not it.
+        val ranForS = TimeUnit.NANOSECONDS.toSeconds(System.nanoTime() - began)
+        waitMs = if (ranForS > AgentProcess.SettledSeconds) AgentProcess.RestartMs
+          else math.min(waitMs * 2, AgentProcess.LongestRestartMs)
+      }
     }
   }
 
-  private def runOnce(python: String): Int = {
+  /** One life of it; returns how it ended, for people. */
+  private def runOnce(python: String): String = {
     val builder = new ProcessBuilder(python, "-m", "agent").directory(home.root)
       .redirectOutput(ProcessBuilder.Redirect.DISCARD)
     builder.environment.put("EXTERNAL_SPARK_HOME", home.root.getPath)
@@ -91,7 +100,7 @@ private[spark] class AgentProcess(home: Home, pool: ExternalPool) extends Loggin
     val exit = process.waitFor()
     if (exit == AgentProcess.ConfigurationExit) pool.failToStart(said.mkString(" "))
     else said.foreach(line => logWarning(s"agent: $line"))
-    exit
+    s"ended with exit status $exit${if (exit == 2) said.mkString(" (", " ", ")") else ""}"
   }
 
   private def acceptChannels(): Unit = while (!pool.isStopped) {
@@ -128,6 +137,8 @@ private object AgentProcess {
   val ConfigurationExit = 2
   val StopSeconds = 10L
   val RestartMs = 200L
+  val LongestRestartMs = 10000L
+  val SettledSeconds = 30L
   val MaxHelloBytes = 4096
 
   def newToken(): String = {

@@ -32,6 +32,7 @@ private class ExternalExecutorRef(
   private val unconfirmed = new mutable.Queue[Frame]()
   private var sent = 0L
   private var sentAt = 0L
+  private var repeatAfter = ExternalExecutorRef.RepeatNanos
 
   private var taken = 0L
   private var told = 0L
@@ -90,10 +91,15 @@ private class ExternalExecutorRef(
     val before = unconfirmed.size
     while (unconfirmed.nonEmpty && unconfirmed.head.sequence <= sequence) unconfirmed.dequeue()
     val now = System.nanoTime()
-    if (unconfirmed.size < before) sentAt = now
-    if (unconfirmed.nonEmpty && now - sentAt > ExternalExecutorRef.RepeatNanos) {
+    if (unconfirmed.size < before) {
+      sentAt = now
+      repeatAfter = ExternalExecutorRef.RepeatNanos
+    }
+    if (unconfirmed.nonEmpty && now - sentAt > repeatAfter) {
       unconfirmed.foreach(executors.send)
       sentAt = now
+      // On a slow line it may only be late, and repeating makes it later.
+      repeatAfter *= 2
     }
   }
 

@@ -105,10 +105,8 @@ private[spark] class ExternalExecutors(sc: SparkContext, val app: Long, val send
   }
 
   /** The slots inside went with their agent; all others live on and wait for the next one. */
-  def agentEnded(forGood: Boolean): Unit = executors.values.forEach { ref =>
-    if (forGood || ref.inside) {
-      remove(ref.id, "the agent of this driver ended", byApplication = false)
-    }
+  def agentEnded(): Unit = executors.values.forEach { ref =>
+    if (ref.inside) remove(ref.id, "the agent of this driver ended", byApplication = false)
   }
 
   /** A frame from the agent. */
@@ -149,8 +147,11 @@ private[spark] class ExternalExecutors(sc: SparkContext, val app: Long, val send
 
   // What the references tell, each in the order in which its frames are numbered.
 
-  def launches(executor: Int, sequence: Long, task: TaskDescription): Unit =
+  def launches(executor: Int, sequence: Long, task: TaskDescription): Unit = {
     launched.put(task.taskId, new Launched(executor, sequence, task))
+    // Spark may not have heard yet, and launches the task again when it has.
+    if (removed.contains(executor)) launched.remove(task.taskId)
+  }
 
   def asks(executor: Int, sequence: Long, promise: Promise[Any]): Unit =
     asked.put((executor, sequence), promise)

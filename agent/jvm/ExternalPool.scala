@@ -47,11 +47,13 @@ private[spark] class ExternalPool(sc: SparkContext, home: Home, val inside: Insi
     settled.countDown()
   }
 
-  /** The agent cannot start, for a reason that waiting does not mend. */
-  def failToStart(reason: String): Unit = {
+  /** The agent cannot start, for a reason that waiting does not mend. A job under way waits. */
+  def failToStart(reason: String): Unit = if (settled.getCount > 0) {
     problem = Some(reason)
     settled.countDown()
   }
+
+  def cannotStart: Boolean = problem.isDefined
 
   /**
    * Waits until the agent knows the pool.

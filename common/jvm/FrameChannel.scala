@@ -104,6 +104,8 @@ private[spark] final class FrameChannel(name: String, onFrame: Frame => Unit, on
 
   def close(): Unit = if (closed.compareAndSet(false, true)) {
     socket.close()
+    // The writer waits for something to write, and ends when it cannot.
+    outgoing.put(Frame(Frame.Ping))
     onClose()
   }
 
