@@ -9,7 +9,7 @@ from common.settings import Fallback, Settings
 
 log = get_logger(__name__)
 # A job whose pool is empty says so after so long, and a job that waits again this often.
-NOTICE_S = 5.0
+NOTICE_S = 10.0
 REMIND_S = 30.0
 
 

@@ -193,6 +193,8 @@ class AgentService(Service):
             return self._dispatchers.registry_problem
         if not self._dispatchers.links:
             return "no dispatcher is registered; run sbin/start-all.sh"
+        if self._dispatchers.slots:
+            return "its workers are starting executors"
         return "no worker serves this application; see spark-proxy status"
 
     async def _judge_emptiness(self) -> None:

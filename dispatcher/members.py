@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from common.frames import Kind, encode
 from common.messages import (
+    GONE,
     AgentEvent,
     Application,
     ApplicationCounts,
@@ -82,7 +83,7 @@ class Worker:
             dispatcher=dispatcher,
             state=self.state,
             slots=hello.slots,
-            slots_busy=report.slots_busy if report else 0,
+            slots_busy=report.slots_busy if report and self.state not in GONE else 0,
             tasks_done=report.tasks_done if report else 0,
             tasks_failed=report.tasks_failed if report else 0,
             tasks_moved=report.tasks_moved if report else 0,

@@ -70,7 +70,7 @@ class Placement:
         if executor.state is not ExecutorState.STOPPING:
             if message.cause is EndCause.REFUSED:
                 self._refuse(app, worker, message.reason, RETRY_S)
-            elif message.cause is EndCause.RELEASED:
+            elif message.cause is EndCause.RELEASED and not worker.draining:
                 # The driver knows; it has only to be remembered that none is to follow.
                 app.refusals[worker.id] = Refusal(message.reason, None)
         self.forget(executor, message.reason, message.cause is EndCause.APPLICATION)

@@ -18,6 +18,7 @@ from common.messages import (
     ExecutorReady,
     PoolChanged,
     StopExecutor,
+    WorkerReport,
     WorkerState,
 )
 from dispatcher.members import Worker
@@ -361,6 +362,26 @@ async def test_draining_worker_finishes_what_it_runs_and_gets_nothing_new() -> N
     assert asked(worker) == []
     pool.route(app, [launch := frame(Kind.LAUNCH, sequence=1)])
     assert worker.outbox._take() == [launch.raw], "what was on its way arrives"
+
+
+async def test_worker_that_has_left_is_neither_busy_nor_said_to_refuse() -> None:
+    pool = StubPool()
+    worker, app = pool.ready()
+    pool.drain("w1")
+    busy = WorkerReport(
+        stream=worker.stream,
+        slots_busy=1,
+        tasks_done=0,
+        tasks_failed=0,
+        tasks_moved=0,
+        applications={},
+    )
+    await pool.report(worker, busy)
+    assert worker.status("d").slots_busy == 1
+    pool.say_ended(worker, EndCause.RELEASED)
+    pool.lose(worker, WorkerState.LEFT, "it left")
+    assert worker.status("d").slots_busy == 0
+    assert app.status().refused == {}
 
 
 async def test_worker_drains_on_when_it_attaches_again_here_or_elsewhere() -> None:
